@@ -56,7 +56,7 @@ def test_offsets_point_at_the_characters_of_each_token():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(1, 90), min_size=30, max_size=60),
+    st.lists(st.integers(8, 90), min_size=30, max_size=60),
     st.integers(4, 24),
     st.sampled_from(["document", "context", "none"]),
     st.integers(0, 5),
@@ -65,11 +65,7 @@ def test_every_split_is_its_documents_in_order_with_only_the_last_incomplete_con
     lengths, context, bos, seed
 ):
     texts = [chr(97 + number % 26) * length for number, length in enumerate(lengths)]
-    try:
-        tokens = Tokens.join(pack(text_of(*texts), TOKENIZER, context=context, bos=bos, seed=seed))
-    except ConfigurationError as error:
-        assert "too short" in str(error)
-        return
+    tokens = Tokens.join(pack(text_of(*texts), TOKENIZER, context=context, bos=bos, seed=seed))
     for split in range(3):
         rows = tokens.split == split
         document, ids, mark = (getattr(tokens, name)[rows].flatten() for name in ("document", "ids", "bos"))
@@ -88,7 +84,7 @@ def test_every_split_is_its_documents_in_order_with_only_the_last_incomplete_con
         else:
             assert not mark.any()
     splits = [set(tokens.document[tokens.split == split].flatten().tolist()) for split in range(3)]
-    assert not (splits[0] & splits[1] or splits[0] & splits[2] or splits[1] & splits[2])
+    assert sum(map(len, splits)) == len(set.union(*splits))
 
 
 def test_of_every_ten_documents_eight_one_and_one_go_to_the_splits():
@@ -111,8 +107,11 @@ def test_long_documents_are_cut_at_paragraph_ends_then_lines_then_anywhere():
     assert all(text[start:].startswith("paragraph") for start in starts.values())
     text = "\n".join(paragraphs)
     lines = Tokens.join(pack(text_of(text), TOKENIZER, context=4, bos="none", max_document_tokens=100))
-    first = torch.cat([torch.ones(1, dtype=torch.bool), lines.document.flatten()[1:] != lines.document.flatten()[:-1]])
-    whole = [text[start:].startswith("paragraph") for start in lines.start.flatten()[first].tolist()]
+    whole = []
+    for split in range(3):
+        document, start = (getattr(lines, name)[lines.split == split].flatten() for name in ("document", "start"))
+        first = torch.nonzero(torch.diff(document, prepend=document.new_tensor([-1]))).flatten()
+        whole += [text[at:].startswith("paragraph") for at in start[first].tolist()]
     assert len(whole) > 10
     assert all(whole)
     solid = Tokens.join(pack(text_of("z" * 4000), TOKENIZER, context=4, bos="none", max_document_tokens=100))

@@ -113,7 +113,8 @@ def test_python_documentation_is_found_without_importing_it():
     assert any(document.source.startswith("help topic") for document in documents)
     code = (
         "import sys; from sparsescope.text.docs import python_documents; before = set(sys.modules); "
-        "python_documents(); new = set(sys.modules) - before; assert not new & {'pydoc_data.topics', 'antigravity', 'turtle', 'smtplib'}, new"
+        "python_documents(); new = set(sys.modules) - before; "
+        "assert not new & {'pydoc_data.topics', 'antigravity', 'turtle', 'smtplib'}, new"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -127,7 +127,8 @@ def _check_enough(text: Text, context: int, tokens: int | None, given: int, seen
         )
     if tokens is not None and given < tokens:
         raise ConfigurationError(
-            f"{text.name} has {given:,} tokens in whole contexts, asked for {tokens:,}: ask for at most {given:,}, or give more text."
+            f"{text.name} has {given:,} tokens in whole contexts, asked for {tokens:,}: "
+            f"ask for at most {given:,}, or give more text."
         )
 
 

@@ -16,7 +16,7 @@ Label names and values:
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .document import Document, Label
@@ -119,7 +119,7 @@ class _Teller:
         nouns, verbs, closings = TOPICS[self.topic]
         return self.chance.choice(nouns), self.chance.choice(verbs), self.chance.choice(closings)
 
-    def fill(self, template: str, slots: dict[str, tuple[str, str | None]]) -> None:
+    def fill(self, template: str, slots: Mapping[str, tuple[str, str | None]]) -> None:
         """Write a template of `giving`: people by `slots` (name, role), other words by chance."""
         for part in re.split(r"(\{\w+\})", template):
             slot = part[1:-1]
