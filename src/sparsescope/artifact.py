@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .errors import ArtifactError, StorageError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
+SEAL = "sha256"
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ def write_bytes(path: Path, data: bytes) -> dict[str, Any]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise StorageError(
-            f"could not write {path} ({len(data):,} bytes): {error.strerror or error}. "
-            "What was finished is kept: free some space and run the same command with --resume."
+            f"could not write {path} ({len(data):,} bytes): {error.strerror or error}. What was finished is kept: "
+            "free some space there, or make it writable, and run the same command with --resume."
         ) from None
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -119,7 +121,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, 
 def read_json(path: Path) -> Any:
     """Read a JSON file; damaged text is an `ArtifactError`."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {path}: {error}. Make it again, or restore it from a copy.") from None
 
@@ -140,15 +142,15 @@ def open_artifact(path: str | Path, kind: str | None = None, verify: bool = True
             f"{path} is not an artifact: expected a directory with {MANIFEST}{f' of kind {kind!r}' if kind else ''}."
         )
     manifest = read_json(path / MANIFEST)
-    missing = {"kind", "format_version", "config", "files"} - set(manifest if isinstance(manifest, dict) else ())
-    if missing:
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ArtifactError(
-            f"{path / MANIFEST} lacks {', '.join(sorted(missing))}: it is damaged. Make the artifact again."
+            f"{path} has format version {version}; this sparsescope reads up to {FORMAT_VERSION}. Upgrade sparsescope."
         )
-    if manifest["format_version"] > FORMAT_VERSION:
+    if version is None or manifest.get(SEAL) != _seal(manifest):
         raise ArtifactError(
-            f"{path} has format version {manifest['format_version']}; "
-            f"this sparsescope reads up to {FORMAT_VERSION}. Upgrade sparsescope."
+            f"{path / MANIFEST} is damaged: its content is not what was sealed. "
+            "Make the artifact again, or restore it from a copy."
         )
     if kind is not None and manifest["kind"] != kind:
         raise ArtifactError(f"{path} is of kind {manifest['kind']!r}, expected {kind!r}.")
@@ -156,6 +158,11 @@ def open_artifact(path: str | Path, kind: str | None = None, verify: bool = True
     if verify:
         verify_files(artifact)
     return artifact
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The checksum of a manifest's own content."""
+    return digest({key: value for key, value in manifest.items() if key != SEAL})
 
 
 def verify_files(artifact: Artifact) -> None:
@@ -221,8 +228,11 @@ class Draft:
             name = file.relative_to(self.path).as_posix()
             if name not in (MANIFEST, PLAN):
                 files[name] = self.entries.get(name) or {"bytes": file.stat().st_size, "sha256": checksum(file)}
-        write_json(self.path / MANIFEST, {**self._head(), **extra, "files": files})
+        manifest = json.loads(json.dumps({**self._head(), **extra, "files": files}))
+        write_json(self.path / MANIFEST, {**manifest, SEAL: _seal(manifest)})
         (self.path / PLAN).unlink(missing_ok=True)
+        if self.out.is_dir():
+            self.out.rmdir()  # empty, or `start` would have refused it
         os.rename(self.path, self.out)
         return open_artifact(self.out, self.kind, verify=False)
 
@@ -267,9 +277,10 @@ def start(
     unfinished work with other settings is in the way. Nothing that exists is changed in that case.
     """
     out = Path(out)
+    out = out if out.name not in ("", "..") else out.resolve()  # "." has no name to put ".partial" behind
     draft = Draft(out, kind, json.loads(json.dumps(dict(config))), seed, dict(inputs or {}))
     wanted = {"kind": kind, "config": draft.config, "seed": seed, "inputs": draft.inputs}
-    if out.exists():
+    if out.exists() and not _empty(out):
         if not (out / MANIFEST).is_file():
             raise ArtifactError(f"{out} exists and is no artifact of sparsescope: choose another --out.")
         found = open_artifact(out, verify=resume)
@@ -285,15 +296,24 @@ def start(
             raise ArtifactError(
                 f"{draft.path} holds unfinished work: pass --resume to go on with it, or delete it to start afresh."
             )
+        draft.resumed = True
         if (draft.path / PLAN).is_file():
             _same(draft.path, read_json(draft.path / PLAN), wanted)
-        elif any(draft.path.iterdir()):
-            _same(draft.path, {key: read_json(draft.path / MANIFEST).get(key) for key in wanted}, wanted)
-        draft.resumed = True
+        elif (draft.path / MANIFEST).is_file():  # it was killed just before it would have been renamed
+            sealed = read_json(draft.path / MANIFEST)
+            _same(draft.path, {key: sealed.get(key) for key in wanted}, wanted)
+        elif any(file.is_file() and file.suffix != ".tmp" for file in draft.path.rglob("*")):
+            raise ArtifactError(
+                f"{draft.path} is not unfinished work of sparsescope: delete it, or choose another --out."
+            )
         write_json(draft.path / PLAN, wanted)
     else:
         write_json(draft.path / PLAN, wanted)
     return draft
+
+
+def _empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -304,7 +324,7 @@ def _same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
         if old != new:
             raise ArtifactError(
                 f"{where} was made with {key} = {json.dumps(old)}, now asked for {json.dumps(new)}: "
-                "choose another --out, or repeat the settings it was made with."
+                "choose another --out, delete it, or repeat the settings it was made with."
             )
 
 

@@ -69,7 +69,7 @@ class Site:
             path = path[: -len(":in")] if at_input else path
             if path and ":" not in path:
                 return cls("module", path=path, at_input=at_input)
-        match = re.fullmatch(r"([a-z_]+)\.(\d+)", text)
+        match = re.fullmatch(r"([a-z_]+)\.(0|[1-9][0-9]*)", text)
         if match and match[1] in LAYERED:
             return cls(match[1], layer=int(match[2]))
         hint = suggest(text.split(".")[0], ("embed", *LAYERED))
