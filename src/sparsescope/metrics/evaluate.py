@@ -1,0 +1,289 @@
+"""Every number about a dictionary, on documents it was not fitted on.
+
+`evaluate` measures one dictionary, `evaluate_all` any number of them on one pass over the activations
+and one clean run of the model, which is how a table of them stays affordable: the same rows, the same
+contexts and the same bootstrap samples serve all, so that differences between them are paired.
+
+Splits are by document. Choose settings on "validation" and report numbers from "test", the default.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..activations.base import Activations, Block
+from ..dictionaries.base import Dictionary
+from ..errors import ConfigurationError, NumericalError
+from ..text import Tokens
+from .evaluation import Evaluation
+from .geometry import capacity
+from .reconstruction import COLUMNS, RATIOS, Reconstruction
+from .splicing import Losses, Replacement, constant, losses, splice
+from .statistics import RESAMPLES, Estimate, ratio_estimate, resampled_sums
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+
+Progress = Callable[[str, int, int], None]
+
+SPLICE_TOKENS = 16_384
+"""Default number of tokens that the model is run on, once clean and once per dictionary."""
+
+_CAPACITY_ROWS = 4096
+
+
+def evaluate(
+    dictionary: Dictionary,
+    store: Activations,
+    *,
+    model: "LanguageModel | None" = None,
+    split: str = "test",
+    site: str | None = None,
+    max_tokens: int | None = None,
+    splice_tokens: int | None = SPLICE_TOKENS,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure one dictionary on held-out activations and, with `model`, inside the model.
+
+    `split` is "test" for numbers to report, "validation" while settings are still being chosen. `site`
+    is only needed for a dictionary whose provenance names none. `max_tokens` and `splice_tokens` limit
+    the tokens that are encoded, and those that the model is run on, to a random draw of contexts (None:
+    all); the latter are among the former.
+
+    Raises `ArtifactError` when the activations are another model's, `SiteError` when they lack the site,
+    `ConfigurationError` when the widths differ, `NumericalError` on NaN.
+
+    >>> print(evaluate(sae, store, model=lm))  # doctest: +SKIP
+    """
+    return evaluate_all(
+        [dictionary],
+        store,
+        model=model,
+        split=split,
+        site=site,
+        max_tokens=max_tokens,
+        splice_tokens=splice_tokens,
+        seed=seed,
+        progress=progress,
+    )[0]
+
+
+def evaluate_all(
+    dictionaries: Sequence[Dictionary],
+    store: Activations,
+    *,
+    model: "LanguageModel | None" = None,
+    split: str = "test",
+    site: str | None = None,
+    max_tokens: int | None = None,
+    splice_tokens: int | None = SPLICE_TOKENS,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """`evaluate` for several dictionaries at once, on the same tokens, contexts and bootstrap samples."""
+    sites = [_check(dictionary, store, site) for dictionary in dictionaries]
+    if model is not None:
+        store.check_model(model)
+    contexts = store.contexts(split)
+    sample = _Sample(store, split, draw_contexts(contexts, max_tokens, seed))
+    plan = _Bootstrap(resamples, seed)
+    found: list[dict[str, Any]] = [{} for _ in dictionaries]
+    for here in dict.fromkeys(sites):
+        members = [i for i, at in enumerate(sites) if at == here]
+        sums = _reconstruct([dictionaries[i] for i in members], sample, here, progress)
+        for i, one in zip(members, sums, strict=True):
+            found[i] = _measured(one, plan, here)
+    if model is not None and dictionaries:
+        rows = np.intersect1d(sample.numbers, draw_contexts(contexts, splice_tokens, seed))
+        held = _held(sample, sites[0], contexts)[rows]
+        replacements = _replacements([dictionary.to(model.device) for dictionary in dictionaries], sites, store)
+        loss = losses(model, _take(contexts, rows), replacements, where=held, progress=progress)
+        for i, at in enumerate(sites):
+            found[i] |= _spliced(loss, str(i), at, plan)
+    return [
+        _evaluation(dictionary, at, split, numbers)
+        for dictionary, at, numbers in zip(dictionaries, sites, found, strict=True)
+    ]
+
+
+def draw_contexts(contexts: Tokens, budget: int | None, seed: int) -> Int[np.ndarray, " context"]:
+    """Ascending numbers of the contexts to use: all, or a random draw of `budget` tokens (at least one context).
+
+    They are drawn from the whole split, so that a text made of several sources is sampled in all of
+    them. With one seed, a smaller draw is part of a larger one.
+    """
+    if budget is not None and budget < 1:
+        raise ConfigurationError(f"the limit of tokens is {budget}; expected a positive number, or None for all.")
+    wanted = len(contexts) if budget is None else max(1, budget // contexts.ids.shape[1])
+    return np.sort(np.random.default_rng(seed).permutation(len(contexts))[:wanted])
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """The rows that are measured: those of some contexts of a split."""
+
+    store: Activations
+    split: str
+    numbers: Int[np.ndarray, " context"]
+
+    def blocks(self, site: str) -> Iterator[Block]:
+        """The chosen rows of every block; blocks after the last chosen context are not read."""
+        chosen = torch.from_numpy(self.numbers)
+        last = int(chosen[-1])
+        for block in self.store.blocks(site, self.split):
+            inside = torch.isin(block.context, chosen)
+            if inside.any():
+                columns = (block.x, block.document, block.position, block.context)
+                yield Block(*(column[inside] for column in columns)) if not inside.all() else block
+            if int(block.context[-1]) > last:
+                return
+
+
+@dataclass(frozen=True)
+class _Bootstrap:
+    """One set of resampled documents for all numbers, so that they are paired."""
+
+    resamples: int
+    seed: int
+
+    def ratios(
+        self, columns: Float[np.ndarray, "document column"], pairs: Mapping[str, tuple[int, int]]
+    ) -> dict[str, Estimate]:
+        """The ratio of the sums of two columns, by name."""
+        totals = columns.sum(0)
+        samples = resampled_sums(columns, resamples=self.resamples, seed=self.seed)
+        return {
+            name: ratio_estimate(totals[list(pair)], samples[:, list(pair)], len(columns))
+            for name, pair in pairs.items()
+        }
+
+
+def _check(dictionary: Dictionary, store: Activations, site: str | None) -> str:
+    """The site a dictionary is measured at, after making sure that it fits there."""
+    at = site or dictionary.provenance.site
+    if at is None:
+        raise ConfigurationError(
+            f"this {dictionary.method} dictionary does not say which site it belongs to: "
+            f"give site=, one of {', '.join(store.sites)}."
+        )
+    width = store.width(at)
+    if dictionary.d_in != width or dictionary.d_out != width:
+        raise ConfigurationError(
+            f"{dictionary.provenance.name or dictionary.method} reads width {dictionary.d_in} and writes width "
+            f"{dictionary.d_out}, but activations at {at} have width {width}: give the store it was made from."
+        )
+    return at
+
+
+def _reconstruct(
+    dictionaries: Sequence[Dictionary], sample: _Sample, site: str, progress: Progress | None
+) -> list[Reconstruction]:
+    """Sums of all dictionaries of one site: one pass for the mean and the documents, one for everything else."""
+    total, rows, seen = torch.zeros(sample.store.width(site), dtype=torch.float64), 0, []
+    for block in sample.blocks(site):
+        total += block.x.double().sum(0)
+        rows += len(block.x)
+        seen.append(block.document.unique())
+    if not seen or not total.isfinite().all():
+        raise NumericalError(
+            f"the chosen contexts of the {sample.split} split hold no row at {site}: allow more tokens."
+            if not seen
+            else f"the activations at {site} hold NaN or infinity: harvest them again."
+        )
+    documents = torch.cat(seen).unique()
+    sums = [Reconstruction(dictionary, total / rows, len(documents)) for dictionary in dictionaries]
+    done = 0
+    for block in sample.blocks(site):
+        places = torch.searchsorted(documents, block.document)
+        for one in sums:
+            one.add(block.x, places)
+        done += len(block.x)
+        if progress is not None:
+            progress(f"reconstructing {site}", done, rows)
+    return sums
+
+
+def _measured(sums: Reconstruction, plan: _Bootstrap, site: str) -> dict[str, Any]:
+    """What was found about one dictionary without the model."""
+    if not sums.totals["variance"] > 0:
+        raise NumericalError(f"the activations at {site} are all the same: FVU is undefined. Evaluate on more tokens.")
+    pairs = {name: (COLUMNS.index(above), COLUMNS.index(below)) for name, (above, below) in RATIOS.items()}
+    return {
+        **plan.ratios(sums.columns, pairs),
+        "alive": sums.alive,
+        "density": sums.density,
+        "moments": sums.moments,
+        "tokens": sums.tokens,
+    }
+
+
+def _held(sample: _Sample, site: str, contexts: Tokens) -> Bool[Tensor, "n context"]:
+    """Which positions the store holds activations of (the same at every site)."""
+    held = torch.zeros(contexts.ids.shape, dtype=torch.bool)
+    for block in sample.blocks(site):
+        held[block.context, block.position] = True
+    return held
+
+
+def _take(contexts: Tokens, rows: Int[np.ndarray, " context"]) -> Tokens:
+    return replace(contexts, **{name: column[rows] for name, column in vars(contexts).items()})
+
+
+def _replacements(
+    dictionaries: Sequence[Dictionary], sites: Sequence[str], store: Activations
+) -> dict[str, tuple[str, Replacement]]:
+    """Every dictionary under its number, and both floors of every site."""
+    by_name: dict[str, tuple[str, Replacement]] = {}
+    for at in dict.fromkeys(sites):
+        by_name[f"zero {at}"] = (at, constant(torch.zeros(store.width(at))))
+        by_name[f"mean {at}"] = (at, constant(store.mean(at)))
+    return by_name | {str(i): (sites[i], splice(dictionary)) for i, dictionary in enumerate(dictionaries)}
+
+
+def _spliced(loss: Losses, name: str, site: str, plan: _Bootstrap) -> dict[str, Any]:
+    """Cross-entropies of one dictionary, and how much of the loss it recovers from each floor."""
+    zero, mean, spliced = loss.replaced[f"zero {site}"], loss.replaced[f"mean {site}"], loss.replaced[name]
+    columns = np.stack([zero - spliced, zero - loss.clean, mean - spliced, mean - loss.clean], 1)
+    clean, after = loss.mean(), loss.mean(name)
+    recovered = plan.ratios(columns, {"ce_recovered": (0, 1), "ce_recovered_mean": (2, 3)})
+    return {
+        **recovered,
+        "ce_clean": clean,
+        "ce_spliced": after,
+        "ce_zero": loss.mean(f"zero {site}"),
+        "ce_mean": loss.mean(f"mean {site}"),
+        "perplexity_clean": math.exp(clean),
+        "perplexity_spliced": math.exp(after),
+        "predictions": int(loss.predictions.sum()),
+    }
+
+
+def _evaluation(dictionary: Dictionary, site: str, split: str, numbers: dict[str, Any]) -> Evaluation:
+    origin = dictionary.provenance
+    k = origin.k if origin.k is not None else dictionary.settings().get("k")
+    rows = None
+    if dictionary.n_latents > _CAPACITY_ROWS:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randperm(dictionary.n_latents, generator=generator)[:_CAPACITY_ROWS]
+    return Evaluation(
+        name=origin.name or origin.path or f"{dictionary.method}-{dictionary.n_latents}",
+        method=dictionary.method,
+        site=site,
+        n_latents=dictionary.n_latents,
+        seed=origin.seed,
+        l1=origin.l1,
+        k=k,
+        target_l0=origin.target_l0,
+        capacity=float(capacity(dictionary.directions, rows).double().mean()),
+        split=split,
+        path=origin.path,
+        **numbers,
+    )

@@ -1,0 +1,72 @@
+"""What work will cost, told before it starts: a slice of it is measured, the rest is arithmetic.
+
+These are estimates: other programs, caches and the sparsity that training reaches all move them.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .cost import current_rss
+
+if TYPE_CHECKING:
+    from ..models import LanguageModel
+    from ..training import Method
+
+TOKENISED_PER_SECOND = 2e5
+"""Tokens that are packed per second, with boundaries kept."""
+STEP_OVER_ENCODE = 10.0
+"""A training step takes so many times its encoder product (measured: 9 to 13, at L0 16 to 32)."""
+SHARD_MEMORY = 4e8
+"""Bytes that harvesting holds for the shards being filled and written."""
+COPIES = 6
+"""Copies of the weights in training: themselves, two averages of Adam, and what is kept to go back to."""
+_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, peak bytes of memory, and bytes on disk."""
+
+    seconds: float
+    memory: float
+    disk: float
+
+    def then(self, later: "Cost") -> "Cost":
+        """The cost of one thing after the other: time and disk add up, memory is the larger."""
+        return Cost(self.seconds + later.seconds, max(self.memory, later.memory), self.disk + later.disk)
+
+
+def harvest_cost(
+    model: "LanguageModel", sites: Sequence[str], tokens: int | None, context: int, batch: int, dtype: str
+) -> Cost:
+    """The cost of harvesting, from reading one batch of random tokens. Without `tokens` of one million."""
+    context = min(context, model.context_limit or context)  # a longer one is refused by the harvest itself
+    ids = torch.randint(0, model.vocabulary, (batch, context), generator=torch.Generator().manual_seed(0))
+    model.read(ids[:2], sites)  # the first call sets things up
+    started = time.perf_counter()
+    model.read(ids, sites)
+    per_token = (time.perf_counter() - started) / ids.numel()
+    count = 1_000_000 if tokens is None else tokens
+    width = sum(model.width(site) for site in sites)
+    disk = count * (width * _BYTES[dtype] + 22)  # 22: token id, document, offsets and marks
+    return Cost(count * (per_token + 1 / TOKENISED_PER_SECOND), current_rss() + min(SHARD_MEMORY, 4 * disk), disk)
+
+
+def training_cost(d: int, methods: "Sequence[Method]", tokens: int, batch: int) -> Cost:
+    """The cost of training on activations of width `d`, from timing the largest encoder product."""
+    sizes = [method.latents(d) for method in methods]
+    largest = torch.randn(max(sizes), d)
+    x = torch.randn(batch, d)
+    x @ largest.T
+    started = time.perf_counter()
+    for _ in range(3):
+        x @ largest.T
+    per_latent = (time.perf_counter() - started) / 3 / max(sizes)
+    steps = -(-tokens // batch)
+    weights = sum(sizes) * d * 4
+    memory = current_rss() + COPIES * weights + 4 * batch * max(sizes) * 4
+    return Cost(steps * STEP_OVER_ENCODE * per_latent * sum(sizes), memory, 3 * weights)

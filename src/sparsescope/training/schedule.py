@@ -1,0 +1,108 @@
+"""What changes during training: the learning rate, and the l1 of members that were asked for an L0."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from typing_extensions import Self
+
+from ..errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How an ensemble is trained; the same for all members.
+
+    `tokens` rows are read in steps of `batch` (rounded up to whole steps). The learning rate rises
+    linearly to `lr` over the first `warmup` share of the steps, and falls linearly to zero over the
+    last `decay` share. Raises `ConfigurationError` when a value cannot be used.
+
+    >>> Schedule(tokens=1_000_000, batch=1024, lr=1e-3, warmup=0.05, decay=0.25).steps
+    977
+    """
+
+    tokens: int
+    batch: int
+    lr: float
+    warmup: float
+    decay: float
+
+    def __post_init__(self) -> None:
+        for key, value in (("tokens", self.tokens), ("batch", self.batch)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"{key} = {value!r}, expected a whole number of 1 or more.")
+        if not (isinstance(self.lr, (int, float)) and math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigurationError(f"lr = {self.lr!r}, expected a number above 0.")
+        if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
+            raise ConfigurationError(
+                f"warmup = {self.warmup!r}, decay = {self.decay!r}: expected shares of the run, together at most 1."
+            )
+
+    @property
+    def steps(self) -> int:
+        return -(-self.tokens // self.batch)
+
+    def pace(self, step: int) -> float:
+        """The learning rate of step 0, 1, ... as a share of `lr`: above 0 and at most 1."""
+        rising = (step + 1) / max(1.0, self.warmup * self.steps)
+        falling = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return min(1.0, rising, falling)
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+WINDOW = 10
+"""Steps over which the controller averages L0."""
+PROPORTIONAL = 2.0
+"""Change of log l1 per unit of log(L0 / target)."""
+RESET = 0.1
+"""Share of the run in which a lasting error moves log l1 by as much again."""
+LIMIT = 1.0
+"""An error beyond a factor e counts as a factor e, so that a wild beginning does not wind l1 up."""
+FIRST = 0.1
+"""Where l1 starts, as a share of what it is expected to become."""
+
+
+@dataclass
+class L0Controller:
+    """Moves l1 until a member's L0 is the one asked for: a PI controller on log l1.
+
+    More penalty means fewer active latents, with a delay that grows as the learning rate falls (the
+    integral part slows down with its square root). `steps` is the length of the run. l1 starts low and
+    comes from below: a latent that is shut off by too much of it has no gradient to come back with.
+
+    >>> controller = L0Controller(target=16, steps=1000, log_l1=-5.0)
+    >>> controller.update(32.0, pace=1.0)
+    >>> controller.l1 > math.exp(-5.0)
+    True
+    """
+
+    target: float
+    steps: int
+    log_l1: float
+    push: float = 0.0
+    smoothed: float | None = None
+    """Running average of log L0."""
+
+    @classmethod
+    def begin(cls, target: float, steps: int, d: int, mean_square: float) -> Self:
+        """A controller for activations of width `d`, with a first guess at l1.
+
+        With `target` latents sharing a row of squared norm d · mean_square, a code is about
+        sqrt(d · mean_square / target); l1 takes l1 · d / 2 off it, which ends at about a third.
+        """
+        guess = 0.6 * math.sqrt(mean_square / (d * target))
+        return cls(target, steps, math.log(FIRST * guess))
+
+    @property
+    def l1(self) -> float:
+        return math.exp(self.log_l1 + self.push)
+
+    def update(self, l0: float, pace: float) -> None:
+        """Take in the L0 of one batch; `pace` is the learning rate as a share of its peak."""
+        seen = math.log(max(l0, 0.1))
+        self.smoothed = seen if self.smoothed is None else self.smoothed + (seen - self.smoothed) / WINDOW
+        error = min(max(self.smoothed - math.log(self.target), -LIMIT), LIMIT)
+        self.log_l1 += PROPORTIONAL / (RESET * self.steps) * math.sqrt(pace) * error
+        self.push = PROPORTIONAL * error

@@ -1,0 +1,3 @@
+"""Worlds: synthetic activations whose true features are known."""
+
+from .planted import PlantedWorld as PlantedWorld

@@ -1,0 +1,85 @@
+"""What can be asked for, and what is refused."""
+
+import re
+
+import pytest
+import torch
+
+from sparsescope.errors import ConfigurationError
+from sparsescope.training import TiedL1, TopK, UntiedL1, train
+
+
+@pytest.mark.parametrize("cls", [TiedL1, UntiedL1])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"l1": -1e-3, "ratio": 4}, "l1 = -0.001, expected a number of 0 or more"),
+        ({"l1": float("nan"), "ratio": 4}, "l1 = nan, expected"),
+        ({"l1": "1e-3", "ratio": 4}, "l1 = '1e-3', expected"),
+        ({"target_l0": 0, "ratio": 4}, "target_l0 = 0, expected a number above 0"),
+        ({"ratio": 4}, "give exactly one of the two"),
+        ({"l1": 1e-3, "target_l0": 8, "ratio": 4}, "l1 = 0.001, target_l0 = 8: give exactly one"),
+        ({"l1": 1e-3}, "ratio = None, n_latents = None: give exactly one"),
+        ({"l1": 1e-3, "ratio": 4, "n_latents": 64}, "ratio = 4, n_latents = 64: give exactly one"),
+        ({"l1": 1e-3, "ratio": 0}, "ratio = 0, expected a number above 0"),
+        ({"l1": 1e-3, "n_latents": 1.5}, "n_latents = 1.5, expected a whole number"),
+        ({"l1": 1e-3, "ratio": 4, "seed": -1}, "seed = -1, expected"),
+        ({"target_l0": 65, "n_latents": 64}, "target_l0 = 65 of only 64 latents"),
+    ],
+)
+def test_an_l1_method_that_cannot_be_is_refused(cls: type, arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:
+        cls(**arguments)
+    assert cls.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0, "ratio": 4}, "k = 0, expected a whole number"),
+        ({"k": 2.5, "ratio": 4}, "k = 2.5, expected a whole number"),
+        ({"k": 65, "n_latents": 64}, "k = 65 of only 64 latents"),
+        ({"k": 4}, "give exactly one of the two"),
+    ],
+)
+def test_a_topk_that_cannot_be_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        TopK(**arguments)
+
+
+def test_sizes_are_checked_against_the_width_before_training() -> None:
+    with pytest.raises(ConfigurationError, match="k = 40 of only 32 latents"):
+        TopK(k=40, ratio=4).latents(8)
+    with pytest.raises(ConfigurationError, match="no latents at width 8"):
+        train(torch.randn(50, 8), None, [TiedL1(l1=0.1, ratio=0.01)], tokens=10)
+    assert TiedL1(l1=0.1, ratio=1.5).latents(8) == 12
+
+
+def test_the_initial_seed_depends_on_the_run_and_the_own_fields_alone() -> None:
+    method = TiedL1(l1=1e-3, ratio=4)
+    assert method.init_seed(0) == TiedL1(l1=1e-3, ratio=4.0).init_seed(0) != method.init_seed(1)
+    assert method.init_seed(0) != TiedL1(l1=2e-3, ratio=4).init_seed(0) != UntiedL1(l1=2e-3, ratio=4).init_seed(0)
+    own = TiedL1(l1=1e-3, ratio=4, seed=5)
+    assert own.init_seed(0) == own.init_seed(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": 0}, "tokens = 0, expected a whole number"),
+        ({"batch": -1}, "batch = -1, expected a whole number"),
+        ({"lr": 0.0}, "lr = 0.0, expected a number above 0"),
+        ({"lr": float("inf")}, "lr = inf, expected"),
+        ({"warmup": 0.6, "decay": 0.6}, "together at most 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every = 0"),
+        ({"names": ["a", "b"]}, "2 names for 1 methods"),
+        ({"methods": []}, "expected a list such as"),
+        ({"methods": [TiedL1(l1=1e-3, ratio=2)] * 2}, "give each its own seed, or its own name"),
+        ({"activations": torch.zeros(4, 4, dtype=torch.int64)}, "expected floating rows"),
+        ({"activations": torch.zeros(4, 4, 4)}, "expected floating rows"),
+    ],
+)
+def test_train_refuses_what_cannot_be_meant(change: dict, message: str) -> None:
+    given = {"activations": torch.randn(64, 4), "site": None, "methods": [TiedL1(l1=1e-3, ratio=2)], "tokens": 64}
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        train(**{**given, **change})
