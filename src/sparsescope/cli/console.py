@@ -76,6 +76,9 @@ class Console:
             )
             self._bars = Progress(SpinnerColumn(finished_text=" "), *columns, console=self._err)
             self._bars.start()
+        if stage not in self._tasks and done >= total:  # it is over before it was seen: a note rather than a stage
+            self._bars.console.print(Text(f"  {stage}", style="dim"))
+            return
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)

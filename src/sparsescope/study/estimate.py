@@ -4,7 +4,7 @@ These are estimates: other programs, caches and the sparsity that training reach
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from ..models import LanguageModel
     from ..training import Method
 
+ANY_TOKENS = 1_000_000
+"""What is reckoned with where the whole text is asked for: its length is known only at its end."""
 TOKENISED_PER_SECOND = 2e5
 """Tokens that are packed per second, with boundaries kept."""
 STEP_OVER_ENCODE = 10.0
-"""A training step takes so many times its encoder product (measured: 9 to 13, at L0 16 to 32)."""
+"""A training step takes so many times its encoder product (measured: 7 to 15, at L0 16 to 32)."""
 SHARD_MEMORY = 4e8
 """Bytes that harvesting holds for the shards being filled and written."""
 COPIES = 6
@@ -43,14 +45,10 @@ class Cost:
 def harvest_cost(
     model: "LanguageModel", sites: Sequence[str], tokens: int | None, context: int, batch: int, dtype: str
 ) -> Cost:
-    """The cost of harvesting, from reading one batch of random tokens. Without `tokens` of one million."""
-    context = min(context, model.context_limit or context)  # a longer one is refused by the harvest itself
-    ids = torch.randint(0, model.vocabulary, (batch, context), generator=torch.Generator().manual_seed(0))
-    model.read(ids[:2], sites)  # the first call sets things up
-    started = time.perf_counter()
-    model.read(ids, sites)
-    per_token = (time.perf_counter() - started) / ids.numel()
-    count = 1_000_000 if tokens is None else tokens
+    """The cost of harvesting, from reading one batch of random tokens."""
+    ids = _random_ids(model, batch, context)
+    per_token = _seconds(lambda: model.read(ids, sites)) / ids.numel()
+    count = tokens or ANY_TOKENS
     width = sum(model.width(site) for site in sites)
     disk = count * (width * _BYTES[dtype] + 22)  # 22: token id, document, offsets and marks
     return Cost(count * (per_token + 1 / TOKENISED_PER_SECOND), current_rss() + min(SHARD_MEMORY, 4 * disk), disk)
@@ -59,14 +57,30 @@ def harvest_cost(
 def training_cost(d: int, methods: "Sequence[Method]", tokens: int, batch: int) -> Cost:
     """The cost of training on activations of width `d`, from timing the largest encoder product."""
     sizes = [method.latents(d) for method in methods]
-    largest = torch.randn(max(sizes), d)
-    x = torch.randn(batch, d)
-    x @ largest.T
-    started = time.perf_counter()
-    for _ in range(3):
-        x @ largest.T
-    per_latent = (time.perf_counter() - started) / 3 / max(sizes)
+    largest, x = torch.randn(max(sizes), d), torch.randn(batch, d)
+    per_latent = _seconds(lambda: x @ largest.T) / max(sizes)
     steps = -(-tokens // batch)
     weights = sum(sizes) * d * 4
     memory = current_rss() + COPIES * weights + 4 * batch * max(sizes) * 4
     return Cost(steps * STEP_OVER_ENCODE * per_latent * sum(sizes), memory, 3 * weights)
+
+
+def evaluation_cost(model: "LanguageModel", count: int, splice_tokens: int, context: int) -> Cost:
+    """The cost of running the model on `splice_tokens` tokens, once clean and once for each of `count` dictionaries."""
+    ids = _random_ids(model, 8, context)
+    per_token = _seconds(lambda: model.logits(ids)) / ids.numel()
+    return Cost((count + 1) * splice_tokens * per_token, current_rss(), 0)
+
+
+def _random_ids(model: "LanguageModel", batch: int, context: int) -> torch.Tensor:
+    context = min(context, model.context_limit or context)  # a longer one is refused by the harvest itself
+    return torch.randint(0, model.vocabulary, (batch, context), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes when it has been done once before."""
+    work()
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

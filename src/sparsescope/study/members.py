@@ -34,12 +34,10 @@ def trained_methods(
     """
     from ..training import TiedL1, TopK, UntiedL1
 
-    sizes: list[dict[str, Any]] = [{"ratio": _whole(value)} for value in ratio] + [
-        {"n_latents": value} for value in n_latents
-    ]
+    sizes: list[dict[str, Any]] = [{"ratio": value} for value in ratio] + [{"n_latents": value} for value in n_latents]
     seeds: list[dict[str, Any]] = [{"seed": value} for value in member_seed] or [{}]
     sparsities: dict[str, list[dict[str, Any]]] = {
-        "l1": [{"l1": value} for value in l1] + [{"target_l0": _whole(value)} for value in target_l0],
+        "l1": [{"l1": value} for value in l1] + [{"target_l0": value} for value in target_l0],
         "k": [{"k": value} for value in k],
     }
     classes = {"tied_l1": (TiedL1, "l1"), "untied_l1": (UntiedL1, "l1"), "topk": (TopK, "k")}
@@ -77,7 +75,7 @@ def fitted_methods(names: Sequence[str], *, k: Sequence[int] = (), ratio: Sequen
     classes: dict[str, Any] = {"neurons": Neurons, "random": Random, "pca": PCA, "ica": ICA, "nmf": NMF}
     made: list[FitMethod] = []
     for name in names:
-        sizes = [{"ratio": _whole(value)} for value in ratio] if name == "random" and ratio else [{}]
+        sizes = [{"ratio": value} for value in ratio] if name == "random" and ratio else [{}]
         made += [classes[name](k=sparsity, **size) for size in sizes for sparsity in (None, *k)]
     return _all_different(made)
 
@@ -103,11 +101,6 @@ def any_methods(
     if fitted:
         return [], fitted_methods(fitted, k=k, ratio=ratio)
     return trained_methods(trained, k=k, ratio=ratio, **sizes), []
-
-
-def _whole(value: float) -> float:
-    """2 for 2.0: a method's settings, and its initial weights with them, are those of the number as one writes it."""
-    return int(value) if value == int(value) else value
 
 
 def _all_different(made: list[Any]) -> list[Any]:

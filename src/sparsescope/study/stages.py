@@ -13,7 +13,7 @@ from ..text import Text, load_text
 from ..training import train
 from .cost import Stages
 from .directory import ACTIVATIONS, DICTIONARIES, EVALUATION, KIND, bring, load_dictionaries, open_run, seal
-from .estimate import Cost, harvest_cost, training_cost
+from .estimate import ANY_TOKENS, Cost, evaluation_cost, harvest_cost, training_cost
 from .making import fit_all
 from .pieces import Pieces
 from .presentation import CONTEXTS, NUMBERS, facts_of, make_report, shown_contexts
@@ -110,6 +110,14 @@ class Study:
         for site in recipe.site:
             for block in recipe.train:
                 total = total.then(training_cost(self.model.width(site), block.members(), block.tokens, block.batch))
+        evaluate = recipe.evaluate
+        if evaluate.splice:
+            held_out = (recipe.tokens or ANY_TOKENS) // 10  # one document in ten is a test document
+            tokens = min(evaluate.splice_tokens or held_out, held_out)
+            count = len(recipe.site) * sum(len(block.members()) for block in (*recipe.train, *recipe.fit))
+            total = total.then(
+                evaluation_cost(self.model, count + len(self.pieces.dictionaries), tokens, recipe.context)
+            )
         return total
 
     def run(self, folder: Path, progress: Progress | None) -> ActivationStore:
