@@ -104,6 +104,8 @@ def test_sparse_codes_are_the_dense_codes(dictionary: Dictionary) -> None:
     assert ((values != 0).sum(-1) == (dense != 0).sum(-1)).all()
     assert (indices[values == 0] == 0).all()
     torch.testing.assert_close(dictionary.decode_sparse(indices, values), dictionary.decode(dense))
+    nothing = dictionary.decode_sparse(indices[..., :0], values[..., :0])
+    torch.testing.assert_close(nothing, dictionary.decode(torch.zeros_like(dense)))
     assert torch.equal(to_dense(*to_sparse(dense), dictionary.n_latents), dense)
 
 

@@ -94,9 +94,10 @@ class Dictionary(ABC):
     ) -> Float[Tensor, "*batch d_out"]:
         """`decode` of codes given as (indices, values): a weighted sum of the named directions only."""
         batch, slots = indices.shape[:-1], indices.shape[-1]
-        flat = indices.reshape(-1, slots)
+        if slots == 0:  # every row is silent
+            return self.bias.expand(*batch, self.d_out)
         weights = values.reshape(-1, slots)
-        summed = embedding_bag(flat, self.directions, per_sample_weights=weights, mode="sum")
+        summed = embedding_bag(indices.reshape(-1, slots), self.directions, per_sample_weights=weights, mode="sum")
         return summed.reshape(*batch, self.d_out) + self.bias
 
     def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:

@@ -21,7 +21,10 @@ _HOW_TO_READ = (
         "(CE with zeros − CE with the reconstruction) / (CE with zeros − CE of the model itself). 1 keeps the loss "
         "as it was, 0 is as bad as putting zeros there.",
     ),
-    ("CE rec. from mean", "CE recovered with the site's mean, not zeros, as the floor: a harder one, and so a lower number."),
+    (
+        "CE rec. from mean",
+        "CE recovered with the site's mean, not zeros, as the floor, which is harder: the number is lower.",
+    ),
     ("Perplexity", "Of the model with the reconstruction in place."),
     ("Alive", "Latents that were active on more than 10 of the tokens measured."),
     ("Density", "The share of tokens on which a latent is active. Latents active on most tokens carry little meaning."),

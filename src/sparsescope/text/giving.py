@@ -38,6 +38,18 @@ OPENINGS = (
     "It was late when {a} and {b} reached the {place}.",
     "The teacher told {a} and {b} to go to the {place}.",
     "Everybody knew that {a} and {b} loved the {place}.",
+    "{a} walked with {b} along the {place}.",
+    "{a} and {b} got lost near the {place}.",
+    "{a} waited for {b} outside the {place}.",
+    "{a} invited {b} to the {place}, and soon",
+    "{a} ran after {b} through the {place}.",
+    "On the way to the {place}, {a} and {b} rested.",
+    "Behind the {place} {a} and {b} found some shade.",
+    "When {a} met {b} in the {place},",
+    "Whenever {a} and {b} came back from the {place},",
+    "Not far from the {place}, {a} and {b} stopped.",
+    "{a} sat with {b} in front of the {place}.",
+    "As soon as {a} and {b} entered the {place},",
 )  # fmt: skip
 
 CLAUSES = (
@@ -59,6 +71,28 @@ CLAUSES = (
     "{s} bought a {thing} and handed it to {o}",
     "{s} quickly gave the {thing} back to {o}",
     "{s} returned the {thing} to {o}",
+    "{s} chose a {colour} {thing} and sent it to {o}",
+    "{s} wrapped the {thing} and carried it to {o}",
+    "{s} cleaned the {colour} {thing} and returned it to {o}",
+    "{s} opened a bag and showed a {thing} to {o}",
+    "{s} made a {quality} {thing} and sold it to {o}",
+    "{s} held up the {thing} and threw it to {o}",
+    "{s} pulled out a {colour} {thing} and slid it over to {o}",
+    "{s} looked for the {thing} and brought it to {o}",
+    "{s} mailed the {quality} {thing} to {o}",
+    "{s} sent a {thing} to {o}",
+    "{s} threw the {thing} to {o}",
+    "{s} showed the {colour} {thing} to {o}",
+    "{s} left the {thing} to {o}",
+    "{s} forgot to give the {thing} to {o}",
+    "{s} tried to sell the {thing} to {o}",
+    "{s} hoped to send a {thing} to {o}",
+    "{s} refused to lend the {quality} {thing} to {o}",
+    "{s} gladly handed the {thing} to {o}",
+    "{s} slowly pushed the {colour} {thing} to {o}",
+    "{s} secretly gave a {quality} {thing} to {o}",
+    "{s} was happy to offer the {thing} to {o}",
+    "{s} had to return the {thing} to {o}",
 )  # fmt: skip
 
 HELD_OUT_OPENINGS = (
@@ -75,7 +109,7 @@ HELD_OUT_CLAUSES = (
 
 
 def surface_forms() -> list[str]:
-    """Every trained form: 28 openings times 18 clauses."""
+    """Every trained form: 40 openings times 40 clauses."""
     return [f"{opening} {clause}" for opening in OPENINGS for clause in CLAUSES]
 
 

@@ -39,22 +39,25 @@ from .lexicon import (
 )
 
 
-def stories(seed: int = 0) -> Iterator[Document]:
+def stories(seed: int = 0, openings: int | None = None, clauses: int | None = None) -> Iterator[Document]:
     """An endless, deterministic series of stories; story i depends on (seed, i) alone.
+
+    `openings` and `clauses` limit sentences of giving to the first so many of `giving.OPENINGS` and
+    `giving.CLAUSES`.
 
     >>> next(stories(seed=0)).labels[-1].name
     'topic'
     """
     number = 0
     while True:
-        yield story(seed, number)
+        yield story(seed, number, openings, clauses)
         number += 1
 
 
-def story(seed: int, number: int) -> Document:
+def story(seed: int, number: int, openings: int | None = None, clauses: int | None = None) -> Document:
     """Story `number` of the series `seed`: four to nine sentences, in one to three paragraphs."""
     chance = random.Random(f"sparsescope story {seed} {number}")
-    teller = _Teller(chance, topic=chance.choice(sorted(TOPICS)))
+    teller = _Teller(chance, chance.choice(sorted(TOPICS)), OPENINGS[:openings], CLAUSES[:clauses])
     for index in range(chance.randint(4, 9)):
         if index:
             teller.say("\n\n" if chance.random() < 0.15 else " ")
@@ -70,6 +73,8 @@ class _Teller:
 
     chance: random.Random
     topic: str
+    openings: tuple[str, ...]
+    clauses: tuple[str, ...]
     text: str = ""
     labels: list[Label] = field(default_factory=list)
     met: set[str] = field(default_factory=set)
@@ -138,7 +143,7 @@ class _Teller:
 def _giving(teller: _Teller) -> None:
     a, b = teller.chance.sample(teller.givers, 2)
     subject, other = (a, b) if teller.chance.random() < 0.5 else (b, a)
-    opening, clause = teller.chance.choice(OPENINGS), teller.chance.choice(CLAUSES)
+    opening, clause = teller.chance.choice(teller.openings), teller.chance.choice(teller.clauses)
     roles = {subject: "subject", other: "indirect_object"}
     slots = {"a": (a, roles[a]), "b": (b, roles[b]), "s": (subject, "subject"), "o": (other, "indirect_object")}
     teller.fill(f"{opening} {clause}", slots)
