@@ -23,7 +23,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 $(VENV)/ready: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@if ! command -v nvidia-smi >/dev/null; then \
 		$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_CPU) 2>/dev/null \
 		|| echo "No CPU build of PyTorch where pip looks: taking the ordinary one."; fi

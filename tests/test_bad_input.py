@@ -250,3 +250,57 @@ def test_unfinished_work_is_neither_overwritten_nor_mixed(cli: Cli, small_store:
         refused(cli(*words), "holds unfinished work: pass --resume to go on with it, or delete it")
         refused(cli(*words, "--resume"), "was made with", "choose another --out")
         refused(cli("evaluate", tmp_path / "new", "--activations", small_store), "is unfinished", "--resume")
+
+
+def test_numbers_that_are_too_small(
+    cli: Cli, harvest: Callable[..., Outcome], small_store: Path, tmp_path: Path
+) -> None:
+    ss.fit(ss.load_store(small_store), SITE, ss.PCA(), out=tmp_path / "pca")
+    train = ["train", "--activations", small_store, "--method", "topk", "--k", 4, "--ratio", 2, "--tokens", 1000]
+    train += ["--out", tmp_path / "new"]
+    with unchanged(tmp_path):
+        for flag in ("--batch", "--context", "--tokens"):
+            for given in (0, -1):
+                refused(harvest(flag, given), f"{flag} = {given}, expected a whole number of 1 or more")
+        for given in (0, -5):
+            refused(cli(*train, "--batch", given), f"--batch = {given}, expected a whole number of 1 or more")
+        refused(cli(*train, "--lr", 0), "lr = 0.0, expected a number above 0")
+        refused(cli(*train, "--warmup", 0.5, "--decay", 0.6), "warmup = 0.5, decay = 0.6: expected shares")
+        refused(cli(*train, "--method", "pca", "--rows", 0), "--rows = 0, expected a whole number of 1 or more")
+        for words in (["evaluate", tmp_path / "pca", "--activations", small_store], train, ["inspect", small_store]):
+            refused(cli(*words, "--seed", -1), "--seed = -1, expected a whole number of 0 or more")
+        with pytest.raises(ss.ConfigurationError, match="seed = -1, expected a whole number of 0 or more"):
+            ss.evaluate(ss.load_dictionary(tmp_path / "pca"), ss.load_store(small_store), seed=-1)
+
+
+def test_options_that_would_have_no_effect(cli: Cli, small_store: Path, tmp_path: Path) -> None:
+    train = ["train", "--activations", small_store, "--out", tmp_path / "new", "--method"]
+    with unchanged(tmp_path):
+        for words in (["--tokens", 9], ["--lr", 0.1], ["--batch", 64], ["--decay", 0], ["--no-scale"]):
+            refused(cli(*train, "pca", *words), f"{words[0]} is for autoencoders, not for pca: leave it out")
+        ended = cli(*train, "topk", "--k", 4, "--ratio", 2, "--tokens", 1000, "--rows", 100)
+        refused(ended, "--rows is for baselines, not for topk: leave it out")
+
+
+def test_a_text_that_may_not_be_read(
+    harvest: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("nobody may read this")
+
+    def deny(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("sparsescope.text.files.checksum", deny)  # modes do not bind root
+    with unchanged(tmp_path):
+        refused(harvest(text=secret), f"{secret} cannot be read: Permission denied", "check its permissions")
+
+
+def test_an_evaluation_that_failed_can_be_corrected(cli: Cli, small_store: Path, tmp_path: Path) -> None:
+    ss.fit(ss.load_store(small_store), SITE, ss.PCA(), out=tmp_path / "pca")
+    ss.fit(torch.randn(200, 8), None, ss.PCA(), out=tmp_path / "narrow")
+    words = ["--activations", small_store, "--no-splice", "--out", tmp_path / "numbers"]
+    with unchanged(tmp_path):
+        refused(cli("evaluate", tmp_path / "narrow", *words), "does not say which site it belongs to")
+    assert not (tmp_path / "numbers.partial").exists()
+    assert cli("evaluate", tmp_path / "pca", *words).code == 0

@@ -43,9 +43,9 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
 
 def test_required_options_may_stand_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "all.toml"
-    file.write_text('model = "m"\ntext = "t"\nsite = "embed"\nout = "o"\njson = true\n')
+    file.write_text('model = "m"\ntext = "t"\nsite = "embed"\nout = "o"\nresume = true\n')
     found = parse(BY_NAME["harvest"], ["--config", str(file)])
-    assert (found.model, found.text, found.json) == ("m", ("t",), True)
+    assert (found.model, found.text, found.resume) == ("m", ("t",), True)
     file.write_text('dictionaries = ["a", "b"]\nactivations = "acts"\n')
     assert parse(BY_NAME["evaluate"], ["--config", str(file)]).dictionaries == ("a", "b")
 
@@ -94,6 +94,8 @@ def test_what_is_missing_is_named() -> None:
         ("include_bos = 1", r"include_bos: expected true or false, got 1"),
         ('bos = "sometimes"', r"bos: 'sometimes' is not one of auto, document, context, none"),
         ("debug = true", r"unknown key 'debug'"),
+        ("json = true", r"unknown key 'json': give --json on the command line"),
+        ("batch = 0", r"bad\.toml: batch = 0, expected a whole number of 1 or more"),
         ("context 3", r"is not valid TOML: .*line 1"),
     ],
 )

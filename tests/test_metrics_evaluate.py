@@ -44,6 +44,16 @@ def test_a_dictionary_of_zeros_recovers_nothing():
     assert found.l0.value == found.alive == 0
 
 
+def test_a_dictionary_made_from_another_store_is_refused_unless_the_text_is_said_to_differ():
+    store = memory_store()
+    stranger = at_site(Halves(width=6), activations="f" * 64, name="stranger")
+    with pytest.raises(ArtifactError, match="stranger was made from other activations .fingerprint ffffffffffff"):
+        evaluate(stranger, store)
+    assert evaluate(stranger, store, elsewhere=True).fvu.value == 0
+    own = at_site(Halves(width=6), activations=store.fingerprint)
+    assert evaluate(own, store).fvu.value == 0
+
+
 def test_predicting_the_mean_equals_mean_ablation():
     store = memory_store()
     silent = random_linear(6, 4, offset=-1e6)
@@ -96,7 +106,7 @@ def test_the_blocks_of_the_store_change_nothing(rows):
 
 def test_without_a_model_nothing_is_said_about_the_loss():
     found = evaluate(at_site(Halves(width=6)), memory_store())
-    assert [value for name, value in found.to_dict().items() if name.startswith(("ce_", "perp"))] == [None] * 8
+    assert [value for name, value in found.to_dict().items() if name.startswith(("ce_", "perp"))] == [None] * 10
     assert "no model was given" in str(found)
 
 

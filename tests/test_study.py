@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import SITE, Outcome, contents, write_documents
 
 import sparsescope as ss
 from sparsescope.artifact import read_json
+from sparsescope.dictionaries import NeuronDictionary, Provenance, save_dictionary
 from sparsescope.errors import ConfigurationError
 from sparsescope.study import open_run, read_recipe, recipes
 from sparsescope.study import stages as stages_module
@@ -131,6 +133,18 @@ def test_defaults_are_the_library_s() -> None:
         ("[[fit]]\nmethod = 'pca'", r"two parts of the run are called 'pca'"),
         ("[[fit]]\nmethod = 'topk'", r"fit\[1\]: method: 'topk' is not one of neurons"),
         ("[harvest]\nbatch = 'big'", r"harvest: batch: expected a whole number, got 'big'"),
+        ("[harvest]\nbatch = 0", r"small\.toml: harvest\.batch = 0, expected a whole number of 1 or more"),
+        ("seed = -1", r"small\.toml: seed = -1, expected a whole number of 0 or more"),
+        ("[[train]]\nmethod = 'topk'\nk = 3\nratio = 1\nname='b'\ntokens = 0", r"train\[1\]: tokens = 0, expected"),
+        (
+            "[[train]]\nmethod = 'topk'\nk = 3\nratio = 1\nname='b'\ntokens = 9\nlr = 0",
+            r"train\[1\]: lr = 0\.0, expected",
+        ),
+        (
+            "[[train]]\nmethod = 'topk'\nk = 3\nratio = 1\nname='b'\ntokens = 9\ndecay = 2",
+            r"train\[1\]: .*decay = 2\.0",
+        ),
+        ("[[fit]]\nmethod = 'nmf'\nrows = 0", r"fit\[1\]: rows = 0, expected"),
     ],
 )
 def test_a_recipe_is_read_strictly(recipe: Path, change: str, message: str) -> None:
@@ -145,6 +159,20 @@ def test_a_recipe_is_read_strictly(recipe: Path, change: str, message: str) -> N
 def test_sizes_must_be_positive(recipe: Path, key: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{key} = 0, expected a whole number of 1 or more"):
         read_recipe(recipe, **{key: 0})
+
+
+@pytest.mark.parametrize(
+    ("key", "least"), [("splice_tokens", 1), ("max_tokens", 1), ("latents", 0), ("contexts", 1), ("dictionaries", 0)]
+)
+def test_numbers_of_the_evaluation_and_the_report_are_checked_before_any_work(
+    recipe: Path, tmp_path: Path, key: str, least: int
+) -> None:
+    table = "evaluate" if key.endswith("tokens") else "report"
+    asked = read_recipe(recipe)
+    wrong = dataclasses.replace(asked, **{table: dataclasses.replace(getattr(asked, table), **{key: least - 1})})
+    with pytest.raises(ConfigurationError, match=rf"small: {table}\.{key} = {least - 1}, expected .* {least} or more"):
+        ss.run_study(wrong, out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == [recipe]
 
 
 def test_flags_replace_keys_at_the_top(recipe: Path) -> None:
@@ -302,12 +330,25 @@ def test_a_run_is_made_of_pieces(run_dir: Path, tmp_path: Path, cli: Cli) -> Non
         (["--activations", "{acts}", "--dictionaries", "{acts}"], "is of kind 'activations': expected dictionaries"),
         (["--activations", "{acts}", "--dictionaries", "{saes}", "--dictionaries", "{run}/../x/sae"], "named 'sae'"),
         (["--activations", "{acts}", "--model", "{other}"], "give the model they were made with"),
+        (["--activations", "{acts}", "--revision", "main"], "revision was given together with activations"),
+        (["--activations", "{acts}", "--dictionaries", "{embed}"], "have no site 'embed'"),
+        (["--activations", "{acts}", "--dictionaries", "{wide}"], "have width 32"),
     ],
 )
 def test_pieces_that_do_not_fit_are_refused(
-    run_dir: Path, other_model_dir: Path, tmp_path: Path, cli: Cli, words: list[Any], message: str
+    run_dir: Path,
+    other_model_dir: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    cli: Cli,
+    words: list[Any],
+    message: str,
 ) -> None:
     names = {"acts": run_dir / "activations", "saes": run_dir / "dictionaries" / "sae", "run": run_dir}
+    for name, site, width in (("embed", "embed", 32), ("wide", SITE, 8)):
+        names[name] = tmp_path_factory.mktemp("piece") / name
+        found = dataclasses.replace(NeuronDictionary(bias=torch.zeros(width)), provenance=Provenance(site=site))
+        save_dictionary(found, names[name])
     filled = [str(word).format(**names, other=other_model_dir) for word in words]
     ended = cli("study", *filled, "--out", tmp_path / "run")
     assert ended.code == 2

@@ -147,6 +147,8 @@ def test_bad_texts_and_contexts_are_refused():
         list(pack(text_of("short"), TOKENIZER, context=8, bos="none"))
     with pytest.raises(ConfigurationError, match="for validation"):
         list(pack(text_of("long enough" * 10), TOKENIZER, context=8, bos="none"))
+    with pytest.raises(ConfigurationError, match="first 16 tokens of a list do not fill one context of 8 tokens for"):
+        list(pack(text_of(*many(100, 20)), TOKENIZER, context=8, tokens=16))
     with pytest.raises(ConfigurationError, match="context is 1"):
         list(pack(text_of("text"), TOKENIZER, context=1))
     with pytest.raises(ModelError, match="no tokenizer"):

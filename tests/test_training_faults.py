@@ -58,7 +58,7 @@ def test_a_nan_batch_of_a_store_ends_training_and_nothing_is_learned_from_it(tmp
     assert records(tmp_path / "saes.partial")[-1]["step"] == 32
 
 
-@pytest.mark.parametrize(("value", "faults"), [(1e6, {"exploding"}), (3e38, {"exploding", "non-finite"})])
+@pytest.mark.parametrize(("value", "faults"), [(1e6, {"exploding"}), (3e38, {"non-finite"})])
 def test_a_bad_step_is_rolled_back_reported_and_skipped(tmp_path: Path, value: float, faults: set[str]) -> None:
     x = realistic(2000)
     stages: list[str] = []

@@ -128,7 +128,7 @@ def test_steps_are_those_of_autograd_with_projection_and_torch_adam(method: Meth
         done = member.measure(x, space)
         loss = member.loss(done)
         assert loss == pytest.approx(objective.item(), rel=1e-5)
-        member.update(done, loss, lr=3e-3, pace=1.0, space=space)
+        member.update(done, loss, lr=3e-3, space=space)
     for name, tensor in member.weights.tensors().items():
         torch.testing.assert_close(tensor, leaves[name], rtol=1e-3, atol=2e-5)
     torch.testing.assert_close(member.weights.directions.norm(dim=1), torch.ones(24))

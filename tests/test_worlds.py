@@ -67,7 +67,7 @@ def test_it_has_one_site_and_three_splits() -> None:
 def test_tied_l1_recovers_a_planted_dictionary() -> None:
     """A quarter of the size of the benchmark's world; one l1, found on other seeds."""
     world = PlantedWorld(d=32, n_features=96, active=2.5, seed=11)
-    (sae,) = train(world, "planted", [TiedL1(l1=0.03, n_latents=128)], tokens=250_000, batch=256, lr=2e-2)
-    random = torch.nn.functional.normalize(torch.randn(128, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    (sae,) = train(world, "planted", [TiedL1(l1=0.03, n_latents=192)], tokens=400_000, batch=128, lr=3e-2)
+    random = torch.nn.functional.normalize(torch.randn(192, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     assert recovery(sae.directions, world.directions, 0.9) >= 0.9
     assert recovery(random, world.directions, 0.9) == 0.0

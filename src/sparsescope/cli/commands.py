@@ -1,22 +1,23 @@
 """What each command does: call the library, and show what came out."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from ..activations import ActivationStore, harvest, load_store
-from ..artifact import Artifact, drafting, open_artifact, read_json, start, write_json
+from ..artifact import Artifact, drafting, open_artifact, partial_path, read_json, start, write_json
 from ..errors import ArtifactError, ConfigurationError
 from ..metrics import Evaluation, evaluate_all
 from ..models import LanguageModel, load_model
 from ..study.directory import dictionary_paths, load_dictionaries, open_run
 from ..study.estimate import Cost, harvest_cost, training_cost
 from ..study.making import make_dictionaries
-from ..study.members import any_methods
+from ..study.members import any_methods, check_schedule
 from ..study.presentation import make_report
 from ..study.stages import run_study
 from ..text import SPLITS, load_text
@@ -68,7 +69,7 @@ def run_the_harvest(options: HarvestOptions, console: Console, command: str) -> 
     )
     sites = [str(model.check(site)) for site in options.site]
     text = load_text(list(options.text), seed=options.seed)
-    if not Path(options.out).exists():
+    if _is_new(options.out):
         _foretell(harvest_cost(model, sites, options.tokens, options.context, options.batch, options.dtype), console)
     settings = {key: getattr(options, key) for key in ("context", "batch", "dtype", "bos", "massive", "include_bos")}
     store = harvest(
@@ -95,12 +96,14 @@ def run_the_training(options: TrainOptions, console: Console, command: str) -> N
     """`sparsescope train`: autoencoders and baselines into one container."""
     sizes = {key: getattr(options, key) for key in ("l1", "target_l0", "k", "ratio", "n_latents", "member_seed")}
     trained, fitted = any_methods(options.method, **sizes)
-    if trained and options.tokens is None:
-        raise ConfigurationError("--tokens is missing: give the number of rows to train the autoencoders on.")
+    schedule = {key: getattr(options, key) for key in ("tokens", "batch", "lr", "warmup", "decay", "scale")}
+    if trained:
+        _check_training(options, schedule, bool(fitted))
+    else:
+        _refuse_unused(options, schedule, "autoencoders")
     store = load_store(options.activations)
     site = _only_site(store, options.site)
-    schedule = {key: getattr(options, key) for key in ("tokens", "batch", "lr", "warmup", "decay", "scale")}
-    if trained and options.tokens and not Path(options.out).exists():
+    if trained and options.tokens and _is_new(options.out):
         _foretell(training_cost(store.width(site), trained, options.tokens, options.batch), console)
     made = make_dictionaries(
         store,
@@ -115,6 +118,22 @@ def run_the_training(options: TrainOptions, console: Console, command: str) -> N
         progress=console.progress,
     )
     _show_made(made, console)
+
+
+def _check_training(options: TrainOptions, schedule: Mapping[str, Any], with_baselines: bool) -> None:
+    if options.tokens is None:
+        raise ConfigurationError("--tokens is missing: give the number of rows to train the autoencoders on.")
+    check_schedule(schedule)
+    if not with_baselines:
+        _refuse_unused(options, ["rows"], "baselines")
+
+
+def _refuse_unused(options: TrainOptions, keys: Collection[str], kind: str) -> None:
+    """Refuse what was set and would have no effect, since no method asked for is of the kind it is for."""
+    for field in fields(options):
+        if field.name in keys and getattr(options, field.name) != field.default:
+            flag = "--no-scale" if field.name == "scale" else f"--{field.name}"
+            raise ConfigurationError(f"{flag} is for {kind}, not for {', '.join(options.method)}: leave it out.")
 
 
 def _only_site(store: ActivationStore, asked: str | None) -> str:
@@ -158,7 +177,7 @@ def run_the_evaluation(options: EvaluateOptions, console: Console, command: str)
     """`sparsescope evaluate`."""
     store = load_store(options.activations)
     dictionaries = load_dictionaries(options.dictionaries)
-    settings = {key: getattr(options, key) for key in ("split", "max_tokens", "splice_tokens")}
+    settings = {key: getattr(options, key) for key in ("split", "max_tokens", "splice_tokens", "elsewhere")}
     model = _model_of(store, options) if options.splice else None
     draft = None
     if options.out is not None:
@@ -171,10 +190,10 @@ def run_the_evaluation(options: EvaluateOptions, console: Console, command: str)
         if draft.done:
             _show_entries(read_json(draft.out / f"{EVALUATION}.json"), [], console)
             return
-    found = evaluate_all(dictionaries, store, model=model, seed=options.seed, progress=console.progress, **settings)
-    result = {"dictionaries": [each.to_dict() for each in found]}
-    if draft is not None:
-        with drafting(draft):
+    with nullcontext() if draft is None else drafting(draft):
+        found = evaluate_all(dictionaries, store, model=model, seed=options.seed, progress=console.progress, **settings)
+        result = {"dictionaries": [each.to_dict() for each in found]}
+        if draft is not None:
             write_json(draft.path / f"{EVALUATION}.json", result)
             draft.finish()
     _show_entries(result, found, console)
@@ -212,6 +231,11 @@ def run_the_report(options: ReportOptions, console: Console, command: str) -> No
     page = make_report(run.path, run.manifest["run"], out)
     report = read_json(out / "report.json")
     console.result({"path": str(out), **report}, f"report: {page}")
+
+
+def _is_new(out: str) -> bool:
+    """Whether nothing is there yet, finished or unfinished."""
+    return not Path(out).exists() and not partial_path(Path(out)).exists()
 
 
 def _foretell(cost: Cost, console: Console) -> None:

@@ -34,12 +34,14 @@ class StudyOptions(Long):
     revision: str | None = option("branch, tag or commit of a hub model", None, metavar="REV")
     text: tuple[str, ...] | None = option("text file, directory, hub id, or builtin:docs", None, metavar="TEXT")
     site: tuple[str, ...] | None = option("which tensor to read, such as resid_post.2", None, metavar="SITE")
-    tokens: int | None = option("tokens to harvest", None, metavar="N")
-    context: int | None = option("tokens per context", None, metavar="N")
+    tokens: int | None = option("tokens to harvest", None, metavar="N", least=1)
+    context: int | None = option("tokens per context", None, metavar="N", least=1)
     activations: str | None = option("a store made before, in place of harvesting", None, metavar="DIR")
     dictionaries: tuple[str, ...] | None = option("dictionaries made before, in place of training", None, metavar="DIR")
     device: str | None = option("where the model runs: cpu, cuda, ...", None, metavar="NAME")
-    seed: int | None = option("seed of everything that is drawn at random (default: the recipe's)", None, metavar="N")
+    seed: int | None = option(
+        "seed of everything that is drawn at random (default: the recipe's)", None, metavar="N", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,9 @@ class DemoOptions(Long):
     """`sparsescope demo`."""
 
     out: str = option("directory of the run", "runs/demo", metavar="RUN")
-    seed: int | None = option("seed of everything that is drawn at random (default: the recipe's)", None, metavar="N")
+    seed: int | None = option(
+        "seed of everything that is drawn at random (default: the recipe's)", None, metavar="N", least=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +62,9 @@ class HarvestOptions(Long):
     text: tuple[str, ...] = option("text file, directory, hub id, or builtin:docs", metavar="TEXT")
     site: tuple[str, ...] = option("which tensor to read, such as resid_post.2", metavar="SITE")
     out: str = option("directory of the activations", metavar="DIR")
-    tokens: int | None = option("tokens to read (default: the whole text)", None, metavar="N")
-    context: int = option("tokens per context", 128, metavar="N")
-    batch: int = option("contexts that the model reads at once", 32, metavar="N")
+    tokens: int | None = option("tokens to read (default: the whole text)", None, metavar="N", least=1)
+    context: int = option("tokens per context", 128, metavar="N", least=1)
+    batch: int = option("contexts that the model reads at once", 32, metavar="N", least=1)
     dtype: Literal["float16", "bfloat16", "float32"] = option(
         "how activations are stored: float16, bfloat16 or float32", "float16", metavar="TYPE"
     )
@@ -74,7 +78,7 @@ class HarvestOptions(Long):
     include_bos: bool = option("keep the rows of inserted BOS tokens", True)
     revision: str | None = option("branch, tag or commit of a hub model", None, metavar="REV")
     device: str | None = option("where the model runs: cpu, cuda, ...", None, metavar="NAME")
-    seed: int = option("seed of the split, of generated text and of random weights", 0, metavar="N")
+    seed: int = option("seed of the split, of generated text and of random weights", 0, metavar="N", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +91,24 @@ class TrainOptions(Long):
     )
     out: str = option("directory of the dictionaries: DIR/0, DIR/1, ...", metavar="DIR")
     site: str | None = option("site of the store (default: its only one)", None, metavar="SITE")
-    tokens: int | None = option("rows to train on; epochs repeat where the store has fewer", None, metavar="N")
+    tokens: int | None = option("rows to train on; epochs repeat where the store has fewer", None, metavar="N", least=1)
     l1: tuple[float, ...] = option("weight of the L1 penalty", (), metavar="X")
     target_l0: tuple[float, ...] = option("active latents per token to reach, in place of --l1", (), metavar="X")
     k: tuple[int, ...] = option("active latents per token: of topk, and of baselines in top-k form", (), metavar="K")
     ratio: tuple[float, ...] = option("latents per dimension", (), metavar="X")
     n_latents: tuple[int, ...] = option("number of latents, in place of --ratio", (), metavar="N")
     member_seed: tuple[int, ...] = option("one dictionary for each such seed", (), metavar="N")
-    batch: int = option("rows per step", 1024, metavar="N")
+    batch: int = option("rows per step", 1024, metavar="N", least=1)
     lr: float | None = option("learning rate of Adam (default: from the width)", None, metavar="X")
     warmup: float = option("share of the steps over which the learning rate rises", 0.05, metavar="X")
     decay: float = option("share of the steps over which it falls to zero", 0.25, metavar="X")
     scale: bool = option("scale activations to unit mean square while training", True)
-    seed: int = option("seed of initial weights, of the order of rows, and of what a baseline draws", 0, metavar="N")
-    rows: int | None = option("rows that a baseline is fitted on (default: the method's own)", None, metavar="N")
+    seed: int = option(
+        "seed of initial weights, of the order of rows, and of what a baseline draws", 0, metavar="N", least=0
+    )
+    rows: int | None = option(
+        "rows that a baseline is fitted on (default: the method's own)", None, metavar="N", least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +123,13 @@ class EvaluateOptions(Common):
     split: Literal["validation", "test"] = option(
         "test, or validation while settings are being chosen", "test", metavar="SPLIT"
     )
-    max_tokens: int | None = option("measure on so many tokens drawn at random", None, metavar="N")
-    splice_tokens: int | None = option("run the model on so many of them", 16_384, metavar="N")
+    max_tokens: int | None = option("measure on so many tokens drawn at random", None, metavar="N", least=1)
+    splice_tokens: int | None = option("run the model on so many of them", 16_384, metavar="N", least=1)
     splice: bool = option("measure the loss of the model with the reconstruction spliced in", True)
+    elsewhere: bool = option("allow a store that the dictionaries were not made from: its text is other text", False)
     device: str | None = option("where the model runs: cpu, cuda, ...", None, metavar="NAME")
     out: str | None = option("also keep the numbers, as the artifact DIR", None, metavar="DIR")
-    seed: int = option("seed of the bootstrap, and of the tokens that are drawn", 0, metavar="N")
+    seed: int = option("seed of the bootstrap, and of the tokens that are drawn", 0, metavar="N", least=0)
     resume: bool = option("do nothing where --out already holds these numbers", False)
 
 
@@ -128,7 +137,7 @@ class EvaluateOptions(Common):
 class ReportOptions(Common):
     """`sparsescope report`."""
 
-    seed: int = option("taken by every command; nothing here is drawn at random", 0, metavar="N")
+    seed: int = option("taken by every command; nothing here is drawn at random", 0, metavar="N", least=0)
     run: str = option("directory of the run", metavar="RUN", positional=True)
     out: str | None = option("directory for report.html and report.json (default: the run)", None, metavar="DIR")
 
@@ -137,7 +146,7 @@ class ReportOptions(Common):
 class InspectOptions(Common):
     """`sparsescope inspect`."""
 
-    seed: int = option("taken by every command; nothing here is drawn at random", 0, metavar="N")
+    seed: int = option("taken by every command; nothing here is drawn at random", 0, metavar="N", least=0)
     path: str = option("any artifact: activations, dictionaries, an evaluation, a run", metavar="PATH", positional=True)
     verify: bool = option("compare every file with its checksum", True)
     out: str | None = option("also write what is printed with --json to the file DIR/inspect.json", None, metavar="DIR")

@@ -11,14 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigurationError, suggest
-from ..study.strict import parse_word, read_keys, read_toml
+from ..study.strict import check_least, parse_word, read_keys, read_toml
+
+FLAGS_ALONE = ("json", "config", "debug")
+"""Options that are read from the command line before any file is: they are no keys of a settings file."""
 
 
 def option(
-    help: str, default: Any = dataclasses.MISSING, *, metavar: str | None = None, positional: bool = False
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    metavar: str | None = None,
+    positional: bool = False,
+    least: int | None = None,
 ) -> Any:
-    """Declare one option. Without a default it must be given, by flag or in the settings file."""
-    return dataclasses.field(default=default, metadata={"help": help, "metavar": metavar, "positional": positional})
+    """Declare one option. Without a default it must be given, by flag or in the settings file.
+
+    A number below `least` is refused.
+    """
+    metadata = {"help": help, "metavar": metavar, "positional": positional, "least": least}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +67,7 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
         what = "option" if unknown[0].startswith("-") else "argument"
         hint = suggest(unknown[0].split("=")[0], known)
         raise ConfigurationError(f"unknown {what} {unknown[0]!r}.{hint} See '{parser.prog} --help'.")
+    _check_numbers(command, flags, _flag)
     config: Any = flags.get("config")
     if config is None or command.own_config:
         return _build(command, flags, f"sparsescope {command.name}")
@@ -64,8 +77,14 @@ def parse(command: Command, argv: Sequence[str]) -> Any:
 def _file_values(command: Command, path: str) -> Mapping[str, Any]:
     """The keys of a settings file, checked against the options that the command has."""
     hints = get_type_hints(command.options)
-    known = {key: hint for key, hint in hints.items() if key not in ("config", "debug")}
-    return read_keys(known, read_toml(path), path)
+    known = {key: hint for key, hint in hints.items() if key not in FLAGS_ALONE}
+    table = read_toml(path)
+    for key in FLAGS_ALONE:
+        if key in table:
+            raise ConfigurationError(f"{path}: unknown key {key!r}: give --{key} on the command line instead.")
+    values = read_keys(known, table, path)
+    _check_numbers(command, values, lambda field: f"{path}: {field.name}")
+    return values
 
 
 def _build(command: Command, values: Mapping[str, Any], where: str) -> Any:
@@ -76,6 +95,13 @@ def _build(command: Command, values: Mapping[str, Any], where: str) -> Any:
         names = ", ".join(_flag(f) for f in missing)
         raise ConfigurationError(f"{where} needs {names}. See '{where} --help'.")
     return command.options(**values)
+
+
+def _check_numbers(command: Command, values: Mapping[str, Any], name: Callable[[Any], str]) -> None:
+    """Refuse numbers below what their option allows; `name` says what the user calls a field."""
+    for f in dataclasses.fields(command.options):
+        if f.metadata["least"] is not None and f.name in values:
+            check_least(values[f.name], f.metadata["least"], name(f))
 
 
 def build_parser(command: Command) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..activations.base import Activations, Block
 from ..dictionaries.base import Dictionary
-from ..errors import ConfigurationError, NumericalError
+from ..errors import ArtifactError, ConfigurationError, NumericalError
 from ..text import Tokens
 from .evaluation import Evaluation
 from .geometry import capacity
@@ -47,6 +47,7 @@ def evaluate(
     site: str | None = None,
     max_tokens: int | None = None,
     splice_tokens: int | None = SPLICE_TOKENS,
+    elsewhere: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -55,9 +56,12 @@ def evaluate(
     `split` is "test" for numbers to report, "validation" while settings are still being chosen. `site`
     is only needed for a dictionary whose provenance names none. `max_tokens` and `splice_tokens` limit
     the tokens that are encoded, and those that the model is run on, to a random draw of contexts (None:
-    all); the latter are among the former.
+    all); the latter are among the former. A dictionary is measured on the store that it was made from,
+    whose test documents it cannot have seen; `elsewhere` allows another one, and the caller vouches that
+    its text is other text.
 
-    Raises `ArtifactError` when the activations are another model's, `SiteError` when they lack the site,
+    Raises `ArtifactError` when the activations are another model's, or the dictionary was made from
+    others and `elsewhere` is off, `SiteError` when they lack the site,
     `ConfigurationError` when the widths differ, `NumericalError` on NaN.
 
     >>> print(evaluate(sae, store, model=lm))  # doctest: +SKIP
@@ -70,6 +74,7 @@ def evaluate(
         site=site,
         max_tokens=max_tokens,
         splice_tokens=splice_tokens,
+        elsewhere=elsewhere,
         seed=seed,
         progress=progress,
     )[0]
@@ -84,12 +89,18 @@ def evaluate_all(
     site: str | None = None,
     max_tokens: int | None = None,
     splice_tokens: int | None = SPLICE_TOKENS,
+    elsewhere: bool = False,
     seed: int = 0,
     resamples: int = RESAMPLES,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for several dictionaries at once, on the same tokens, contexts and bootstrap samples."""
-    sites = [_check(dictionary, store, site) for dictionary in dictionaries]
+    if seed < 0:
+        raise ConfigurationError(f"seed = {seed}, expected a whole number of 0 or more.")
+    sites = [check_site(dictionary, store, site) for dictionary in dictionaries]
+    if not elsewhere:
+        for dictionary in dictionaries:
+            _check_origin(dictionary, store)
     if model is not None:
         store.check_model(model)
     contexts = store.contexts(split)
@@ -166,8 +177,11 @@ class _Bootstrap:
         }
 
 
-def _check(dictionary: Dictionary, store: Activations, site: str | None) -> str:
-    """The site a dictionary is measured at, after making sure that it fits there."""
+def check_site(dictionary: Dictionary, store: Activations, site: str | None = None) -> str:
+    """The site a dictionary is measured at: `site`, or else its own.
+
+    Raises `SiteError` or `ConfigurationError` when the store does not have it, or has it at another width.
+    """
     at = site or dictionary.provenance.site
     if at is None:
         raise ConfigurationError(
@@ -181,6 +195,18 @@ def _check(dictionary: Dictionary, store: Activations, site: str | None) -> str:
             f"{dictionary.d_out}, but activations at {at} have width {width}: give the store it was made from."
         )
     return at
+
+
+def _check_origin(dictionary: Dictionary, store: Activations) -> None:
+    """Documents that are held out of one store may have been trained on in another."""
+    made_from = dictionary.provenance.activations
+    if dictionary.provenance.site is not None and made_from not in (None, store.fingerprint):
+        raise ArtifactError(
+            f"{dictionary.provenance.name or dictionary.method} was made from other activations (fingerprint "
+            f"{str(made_from)[:12]}…) than these ({store.fingerprint[:12]}…): their held-out documents may be among "
+            "those it was made from. Give the store it was made from, or, where the text is other text, say so with "
+            "elsewhere (--elsewhere)."
+        )
 
 
 def _reconstruct(
@@ -251,11 +277,17 @@ def _replacements(
 def _spliced(loss: Losses, name: str, site: str, plan: _Bootstrap) -> dict[str, Any]:
     """Cross-entropies of one dictionary, and how much of the loss it recovers from each floor."""
     zero, mean, spliced = loss.replaced[f"zero {site}"], loss.replaced[f"mean {site}"], loss.replaced[name]
-    columns = np.stack([zero - spliced, zero - loss.clean, mean - spliced, mean - loss.clean], 1)
+    gains = [zero - spliced, zero - loss.clean, mean - spliced, mean - loss.clean]
+    columns = np.stack([*gains, loss.clean, spliced, loss.predictions], 1)
     clean, after = loss.mean(), loss.mean(name)
-    recovered = plan.ratios(columns, {"ce_recovered": (0, 1), "ce_recovered_mean": (2, 3)})
+    pairs = {
+        "ce_recovered": (0, 1),
+        "ce_recovered_mean": (2, 3),
+        "ce_clean_interval": (4, 6),
+        "ce_spliced_interval": (5, 6),
+    }
     return {
-        **recovered,
+        **plan.ratios(columns, pairs),
         "ce_clean": clean,
         "ce_spliced": after,
         "ce_zero": loss.mean(f"zero {site}"),

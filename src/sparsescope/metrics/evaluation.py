@@ -42,6 +42,9 @@ class Evaluation:
     """Against the zero-ablation floor."""
     ce_recovered_mean: Estimate | None = None
     """The same against the mean-ablation floor, which is the harder one."""
+    ce_clean_interval: Estimate | None = None
+    ce_spliced_interval: Estimate | None = None
+    """`ce_clean` and `ce_spliced` with their intervals; exp of the ends is the interval of the perplexity."""
     perplexity_clean: float | None = None
     perplexity_spliced: float | None = None
     capacity: float
@@ -71,10 +74,10 @@ class Evaluation:
         lines = [
             f"{self.name}: {self.method}, {self.n_latents:,} latents at {self.site}",
             f"  on {self.tokens:,} tokens of {self.fvu.n:,} {self.split} documents, 95% intervals over documents",
-            f"  FVU           {self.fvu}",
+            f"  FVU           {self.fvu:.4f}",
             f"  L0            {self.l0:.1f}",
             f"  alive         {self.alive:,} of {self.n_latents:,}",
-            f"  shrinkage     {self.shrinkage}",
+            f"  shrinkage     {self.shrinkage:.3f}",
         ]
         if self.ce_recovered is None:
             return "\n".join([*lines, "  CE            not measured: no model was given"])
@@ -83,7 +86,7 @@ class Evaluation:
                 *lines,
                 f"  CE            clean {self.ce_clean:.3f}, spliced {self.ce_spliced:.3f}, "
                 f"mean-ablated {self.ce_mean:.3f}, zero-ablated {self.ce_zero:.3f}",
-                f"  CE recovered  {self.ce_recovered}",
+                f"  CE recovered  {self.ce_recovered:.4f}",
                 f"  perplexity    clean {self.perplexity_clean:.2f}, spliced {self.perplexity_spliced:.2f}",
             ]
         )

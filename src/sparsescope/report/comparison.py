@@ -128,9 +128,12 @@ def _loss(matched: list[Contest]) -> list[str]:
     ahead = [str(c.l0) for c in known if c.margin("ce_recovered") == "ahead"]
     if not known:
         return []
-    where = "at all of these, intervals apart" if len(ahead) == len(known) else f"only at {and_list(ahead)}"
     if not ahead:
         where = "at none of these"
+    elif len(ahead) == len(known):
+        where = "at all of these, intervals apart"
+    else:
+        where = f"only at {and_list(ahead)}"
     return [f"Spliced into the model, the best autoencoder keeps more of the loss than any baseline {where}."]
 
 

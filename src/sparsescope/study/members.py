@@ -1,6 +1,6 @@
 """From lists of settings to the dictionaries they stand for: every sparsity at every size and seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import ConfigurationError
@@ -101,6 +101,14 @@ def any_methods(
     if fitted:
         return [], fitted_methods(fitted, k=k, ratio=ratio)
     return trained_methods(trained, k=k, ratio=ratio, **sizes), []
+
+
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Refuse a schedule that `train` would refuse once it knows the width, and with it the default `lr`."""
+    from ..training.schedule import Schedule
+
+    known = {key: schedule[key] for key in ("tokens", "batch", "warmup", "decay")}
+    Schedule(**known, lr=1.0 if schedule["lr"] is None else schedule["lr"])
 
 
 def _all_different(made: list[Any]) -> list[Any]:

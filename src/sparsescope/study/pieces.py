@@ -8,6 +8,7 @@ from typing import Any
 from ..activations import ActivationStore, load_store
 from ..artifact import open_artifact
 from ..errors import ConfigurationError
+from ..metrics.evaluate import check_site
 from .directory import ACTIVATIONS, DICTIONARIES, load_dictionaries
 from .recipe import Recipe
 
@@ -40,9 +41,11 @@ class Pieces:
                 raise ConfigurationError(
                     f"{path} is of kind {kind!r}: expected dictionaries, as `train` or `fit` write them."
                 )
-        if dictionaries:
-            load_dictionaries(dictionaries)
+        found = load_dictionaries(dictionaries)
         store = None if activations is None else load_store(activations)
+        for dictionary in found:
+            if store is not None:
+                check_site(dictionary, store)
         return cls(store, tuple(Path(path) for path in dictionaries))
 
     def settle(self, recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
@@ -62,14 +65,14 @@ class Pieces:
             "tokens": made["tokens"],
             "context": made["context"],
         }
+        if given.get("model") is None:
+            decided |= {"model": made["model"], "revision": made["revision"], "model_dtype": made["model_dtype"]}
         refused = [key for key in decided if given.get(key) is not None]
         if refused:
             raise ConfigurationError(
                 f"{refused[0]} was given together with activations, which have it already "
                 f"({decided[refused[0]]}): leave it out, or leave the activations out."
             )
-        if given.get("model") is None:
-            decided |= {"model": made["model"], "revision": made["revision"], "model_dtype": made["model_dtype"]}
         return replace(recipe, **decided)
 
     def inputs(self) -> dict[str, str]:

@@ -38,8 +38,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigurationError, suggest
 from ..sites import Site
-from .members import Fitted, Trained, fitted_methods, trained_methods
-from .strict import read_table, read_toml
+from .members import Fitted, Trained, check_schedule, fitted_methods, trained_methods
+from .strict import check_least, read_table, read_toml
 
 if TYPE_CHECKING:
     from ..dictionaries import FitMethod
@@ -164,15 +164,16 @@ class Recipe:
             raise ConfigurationError(f"{where}: text and site need at least one entry each.")
         for site in self.site:
             Site.parse(site)
-        for key in ("tokens", "context"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{where}: {key} = {value}, expected a whole number of 1 or more.")
+        self._check_numbers(where)
         blocks: list[tuple[str, Train | Fit]] = [(f"train[{i}]", block) for i, block in enumerate(self.train)]
         blocks += [(f"fit[{i}]", block) for i, block in enumerate(self.fit)]
         for table, block in blocks:
             try:
                 block.members()
+                if isinstance(block, Train):
+                    check_schedule(block.schedule())
+                elif block.rows is not None:
+                    check_least(block.rows, 1, "rows")
             except ConfigurationError as error:
                 raise ConfigurationError(f"{where}: {table}: {error}") from None
         names = [block.name for block in self.train]
@@ -186,6 +187,24 @@ class Recipe:
         wrong = [name for name in names if Path(name).name != name or name.startswith(".")]
         if wrong:
             raise ConfigurationError(f"{where}: train.name = {wrong[0]!r} is no name of a directory.")
+
+    def _check_numbers(self, where: str) -> None:
+        tables = {"": self, "harvest.": self.harvest, "evaluate.": self.evaluate, "report.": self.report}
+        for table, keys, least in _LEAST:
+            for key in keys:
+                if (value := getattr(tables[table], key)) is not None:
+                    check_least(value, least, f"{where}: {table}{key}")
+
+
+_LEAST = (
+    ("", ("tokens", "context"), 1),
+    ("", ("seed",), 0),
+    ("harvest.", ("batch",), 1),
+    ("evaluate.", ("max_tokens", "splice_tokens"), 1),
+    ("report.", ("latents", "dictionaries"), 0),
+    ("report.", ("contexts",), 1),
+)
+"""Tables, keys of them, and the smallest number that they may be."""
 
 
 def recipes() -> list[str]:
@@ -216,8 +235,10 @@ def read_recipe(source: str | Path, **changes: Any) -> Recipe:
 
 
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """A recipe with some keys at the top replaced; None leaves a key as it is."""
-    return replace(recipe, **_given(changes))
+    """A recipe with some keys at the top replaced; None leaves a key as it is. Raises `ConfigurationError`."""
+    made = replace(recipe, **_given(changes))
+    made.check(made.name)
+    return made
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def run_study(
     that of training and fitting. `command` is what the report names as the way to make it again.
 
     An interrupted study leaves `OUT.partial`; with `resume` it goes on where it stopped, and stages
-    which are whole are not done again. `foretell` is called once before the work, with what it will cost.
+    which are whole are not done again. `foretell` is called before work that starts afresh, with what it will cost.
 
     Raises `ConfigurationError`, `SiteError`, `ModelError` or `ArtifactError` before any work for a
     request that cannot be met; `StorageError` and `NumericalError` as the stages do.
@@ -57,7 +57,7 @@ def run_study(
     if draft.done:
         return open_run(draft.out)
     with drafting(draft):
-        if foretell:
+        if foretell and not draft.resumed:
             foretell(study.cost())
         store = study.run(draft.path, progress)
         facts = facts_of(study.recipe, study.model, store, command)
@@ -114,10 +114,9 @@ class Study:
         if evaluate.splice:
             held_out = (recipe.tokens or ANY_TOKENS) // 10  # one document in ten is a test document
             tokens = min(evaluate.splice_tokens or held_out, held_out)
-            count = len(recipe.site) * sum(len(block.members()) for block in (*recipe.train, *recipe.fit))
-            total = total.then(
-                evaluation_cost(self.model, count + len(self.pieces.dictionaries), tokens, recipe.context)
-            )
+            made = [len(block.members()) for block in recipe.train] + [len(block.members()) for block in recipe.fit]
+            count = len(recipe.site) * sum(made) + len(self.pieces.dictionaries)
+            total = total.then(evaluation_cost(self.model, count, tokens, recipe.context))
         return total
 
     def run(self, folder: Path, progress: Progress | None) -> ActivationStore:

@@ -109,6 +109,12 @@ def parse_word(word: str, hint: Any, where: str) -> Any:
         raise ConfigurationError(f"{where}: expected {_EXPECTED[hint]}, got {word!r}.") from None
 
 
+def check_least(value: int, least: int, name: str) -> None:
+    """Raise `ConfigurationError` for a number that is too small."""
+    if value < least:
+        raise ConfigurationError(f"{name} = {value}, expected a whole number of {least} or more.")
+
+
 def _choice(value: Any, choices: tuple[Any, ...], where: str) -> Any:
     if value in choices and not isinstance(value, bool):
         return value

@@ -17,15 +17,31 @@ def read_files(paths: Sequence[str | Path]) -> Text:
     """Documents of `.txt` (one each), `.jsonl` and `.parquet` files (one a row, column "text").
 
     A directory stands for every such file below it, in the order of their names. Raises
-    `ConfigurationError` for what is missing, empty, of another kind, or not UTF-8.
+    `ConfigurationError` for what is missing, empty, of another kind, not UTF-8, or may not be read.
     """
     files = [file for path in paths for file in _expand(Path(path))]
+    fingerprints = [_fingerprint(file) for file in files]
     empty = [str(file) for file in files if file.stat().st_size == 0]
     if empty:
         raise ConfigurationError(f"{', '.join(empty)} is empty: expected text. Remove it from the request, or fill it.")
     name = ", ".join(str(path) for path in paths)
-    fingerprint = text_digest(*(part for file in files for part in (file.name, checksum(file))))
+    fingerprint = text_digest(
+        *(part for file, found in zip(files, fingerprints, strict=True) for part in (file.name, found))
+    )
     return Text(name, fingerprint, lambda: (document for file in files for document in _read(file)))
+
+
+def _fingerprint(file: Path) -> str:
+    try:
+        return checksum(file)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{file} cannot be read: {error.strerror or error}. Expected a file that you may read: check its permissions."
+    )
 
 
 def _expand(path: Path) -> list[Path]:
@@ -55,6 +71,8 @@ def _read(file: Path) -> Iterator[Document]:
         raise ConfigurationError(
             f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): convert it first."
         ) from None
+    except OSError as error:
+        raise _unreadable(file, error) from None
 
 
 def _read_jsonl(file: Path) -> Iterator[Document]:

@@ -111,8 +111,19 @@ def pack(
             yield full
             given += context
             if tokens is not None and given >= tokens:
+                _check_splits(text, context, tokens, open_contexts)
                 return
     _check_enough(text, context, tokens, given, seen, [filler.filled for filler in open_contexts])
+
+
+def _check_splits(text: Text, context: int, tokens: int, open_contexts: "list[_Filler]") -> None:
+    lacking = [SPLITS[filler.split] for filler in open_contexts if not filler.filled]
+    if lacking:
+        raise ConfigurationError(
+            f"the first {tokens:,} tokens of {text.name} do not fill one context of {context} tokens for "
+            f"{' and '.join(lacking)}: ask for more tokens, or a smaller context. Of every ten documents in a row "
+            "eight go to train and one each to validation and test."
+        )
 
 
 def _check_enough(text: Text, context: int, tokens: int | None, given: int, seen: int, filled: list[int]) -> None:

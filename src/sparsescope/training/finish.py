@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,6 @@ TOLERANCE = 0.05
 class HeldOut:
     """A member measured on rows that it was not trained on: loss, FVU and L0."""
 
-    split: str
     loss: float
     fvu: float
     l0: float
@@ -32,7 +32,7 @@ class HeldOut:
         return not abs(self.l0 - target) <= TOLERANCE * target
 
 
-def measure_held_out(member: Member, split: str, batches: list[Float[Tensor, "row d"]], space: Workspace) -> HeldOut:
+def measure_held_out(member: Member, batches: list[Float[Tensor, "row d"]], space: Workspace) -> HeldOut:
     """The member on held-out rows, in the units it was trained in. Sums are pooled over all rows."""
     rows = sum(len(x) for x in batches)
     mean = sum((x.sum(0, dtype=torch.float64) for x in batches), torch.zeros(())) / rows
@@ -43,7 +43,26 @@ def measure_held_out(member: Member, split: str, batches: list[Float[Tensor, "ro
         error += done.squared_error
         count += done.count
         spread += float((x - mean).square().sum())
-    return HeldOut(split, loss, error / spread if spread else math.nan, count / rows)
+    return HeldOut(loss, error / spread if spread else math.nan, count / rows)
+
+
+def finish_line(member: Member, step: int, split: str, measured: HeldOut) -> dict[str, Any]:
+    """The last line about a member in `metrics.jsonl`. L0 and FVU are those on held-out rows."""
+    line: dict[str, Any] = {
+        "step": step,
+        "name": member.name,
+        "event": "finished",
+        "split": split,
+        "rows": member.rows,
+        "fvu": measured.fvu,
+        "l0": measured.l0,
+        "dead": member.dead(),
+        "l1": None if member.k is not None else member.l1,
+    }
+    if member.controller is not None:
+        target = member.controller.target
+        line |= {"target_l0": target, "target_l0_met": not measured.misses(target)}
+    return line
 
 
 def fold(member: Member, source: Source) -> Dictionary:

@@ -19,6 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from .select import Active, by_latent, largest, positive
+
 DENSE_ABOVE = 0.12
 """Share of non-zero codes above which the dense form is faster (measured, two machines: 0.11 to 0.17)."""
 
@@ -37,16 +39,6 @@ class Weights:
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass
-class Active:
-    """The non-zero codes of a batch, row after row. `start[i]` is where row i begins."""
-
-    latent: Int[Tensor, " entry"]
-    value: Float[Tensor, " entry"]
-    row: Int[Tensor, " entry"]
-    start: Int[Tensor, " row"]
 
 
 @dataclass
@@ -95,11 +87,11 @@ def forward(weights: Weights, x: Float[Tensor, "row d"], *, k: int | None, dense
     codes = space.get("codes", (len(x), len(encoder)), x)
     torch.addmm(weights.encoder_bias, centred, encoder.t(), out=codes)
     if k is not None:
-        active = _largest(codes, k)
+        active = largest(codes, k)
     elif dense:
         return _forward_dense(weights, codes.relu_(), x, centred)
     else:
-        active = _positive(codes)
+        active = positive(codes)
     # autograd of embedding_bag in its weights is the matrix product sampled at the active latents
     with torch.enable_grad():
         value = active.value.requires_grad_()
@@ -123,24 +115,7 @@ def _subtract(decoded: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _square(residual: Tensor) -> float:
-    return float(torch.linalg.vector_norm(residual, dtype=torch.float64)) ** 2
-
-
-def _positive(codes: Tensor) -> Active:
-    """Every code above zero. A NaN is kept, so that it reaches the loss and is caught there."""
-    flat = (~(codes <= 0)).view(-1).nonzero().squeeze(1)
-    row = torch.div(flat, codes.shape[1], rounding_mode="floor")
-    start = torch.searchsorted(row, torch.arange(len(codes), device=codes.device))
-    return Active(flat - row * codes.shape[1], codes.view(-1)[flat], row, start)
-
-
-def _largest(codes: Tensor, k: int) -> Active:
-    """The k largest codes of each row, without those that are not above zero."""
-    value, latent = codes.topk(k, dim=1, sorted=False)
-    keep = ~(value <= 0)
-    kept = keep.sum(1)
-    row = torch.repeat_interleave(torch.arange(len(codes), device=codes.device), kept)
-    return Active(latent[keep], value[keep], row, kept.cumsum(0) - kept)
+    return float(torch.dot(residual.view(-1), residual.view(-1)))
 
 
 def gradients(weights: Weights, done: Forward, *, l1: float, space: Workspace) -> dict[str, Tensor]:
@@ -165,7 +140,7 @@ def gradients(weights: Weights, done: Forward, *, l1: float, space: Workspace) -
 def _sparse_gradients(done: Forward, active: Active, residual: Tensor, penalty: float) -> dict[str, Tensor]:
     assert done.decoded is not None
     (slope,) = torch.autograd.grad(done.decoded, active.value, residual)
-    order = active.latent.argsort(stable=True)
+    order = by_latent(active, len(done.fired))
     row, slope = active.row[order], slope[order].add_(penalty)
     start = done.fired.cumsum(0) - done.fired
 

@@ -90,7 +90,7 @@ class Member:
             return "exploding"
         return None
 
-    def update(self, done: Forward, loss: float, lr: float, pace: float, space: Workspace) -> None:
+    def update(self, done: Forward, loss: float, lr: float, space: Workspace) -> None:
         """Take the step: gradients, Adam, unit norms, and the bookkeeping."""
         rows = len(done.residual)
         found = gradients(self.weights, done, l1=self.l1 if self.k is None else 0.0, space=space)
@@ -102,7 +102,7 @@ class Member:
         self.l0 = done.count / rows
         self.losses = [*self.losses[-REMEMBERED + 1 :], loss]
         if self.controller is not None:
-            self.controller.update(self.l0, pace)
+            self.controller.update(self.l0)
             self.l1 = self.controller.l1
 
     def _adam(self, found: dict[str, Tensor], lr: float) -> None:

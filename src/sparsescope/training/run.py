@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,8 @@ from torch import Tensor
 from ..dictionaries import Dictionary
 from ..errors import NumericalError
 from .checkpoint import FOLDER, Checkpoint, Saved, load_checkpoint, save_checkpoint
-from .finish import fold, measure_held_out
+from .crew import Crew
+from .finish import HeldOut, finish_line, fold, measure_held_out
 from .gradients import Forward, Workspace
 from .member import Member, create
 from .methods import Method
@@ -19,6 +21,7 @@ from .schedule import Schedule
 from .source import Source
 
 Progress = Callable[[str, int, int], None]
+Line = dict[str, Any]
 
 MARK_EVERY = 20
 """Steps between the in-memory copies to which a bad step is rolled back."""
@@ -57,26 +60,25 @@ class Run:
         self.failures = [0] * len(self.members)
         self.mark = Checkpoint(0, 0, [])
         self.checkpointed = 0
-        self.space = Workspace()
         self.records = Records(None if folder is None else folder / FILE)
         self.stage = f"training {len(self.members)} dictionaries"
 
     @torch.no_grad()
     def train(self) -> list[Dictionary]:
         """Go from the last checkpoint (or the start) to the end. Raises as `train` says."""
-        first = self._resume()
         steps = self.schedule.steps
         try:
-            for step, x in enumerate(self.source.batches(self.schedule.batch, first, steps), first):
-                self._step(step, x)
-                self.progress(self.stage, step + 1, steps)
-            found = self._finish()
+            first = self._resume()
+            with Crew(len(self.members)) as crew:
+                for step, x in enumerate(self.source.batches(self.schedule.batch, first, steps), first):
+                    self._step(step, x, crew)
+                    self.progress(self.stage, step + 1, steps)
+                return self._finish(crew)
         except KeyboardInterrupt:
             self._save()
             raise
         finally:
             self.records.close()
-        return found
 
     def _resume(self) -> int:
         found = None if self.folder is None else load_checkpoint(self.folder / FOLDER)
@@ -91,26 +93,28 @@ class Run:
         self.mark, self.checkpointed = found, found.step
         return found.step
 
-    def _step(self, step: int, x: Float[Tensor, "row d"]) -> None:
+    def _step(self, step: int, x: Float[Tensor, "row d"], crew: Crew) -> None:
         marked = step % MARK_EVERY == 0
         if marked:
             states = [Saved(member.state(), count) for member, count in zip(self.members, self.failures, strict=True)]
             self.mark = Checkpoint(step, self.records.size, states)
         spread = self._spread(step, x)
-        pace = self.schedule.pace(step)
-        for index, member in enumerate(self.members):
-            done = member.measure(x, self.space)
+
+        def advance(index: int, space: Workspace) -> Line:
+            member = self.members[index]
+            done = member.measure(x, space)
             loss = member.loss(done)
             fault = member.fault(loss)
             if fault is not None:
-                self._roll_back(step, index, loss, fault)
-                continue
+                return self._roll_back(step, index, loss, fault)
             if marked:
                 self.good[index], self.failures[index] = self.mark.members[index].state, 0
-            line = self._line(step, member, done, loss, spread)
-            member.update(done, loss, self.schedule.lr * pace, pace, self.space)
-            if spread is not None:
-                self.records.write({**line, "dead": member.dead()})
+            line = {} if spread is None else self._line(step, member, done, loss, spread)
+            member.update(done, loss, self.schedule.lr * self.schedule.pace(step), space)
+            return line | {"dead": member.dead()} if line else line
+
+        for index, line in enumerate(crew.each(advance)):
+            self._report(index, line)
         if marked and step - self.checkpointed >= self.checkpoint_every:
             self._save()
 
@@ -120,7 +124,7 @@ class Run:
             return None
         return float((x - x.mean(0)).square().sum(dtype=torch.float64))
 
-    def _line(self, step: int, member: Member, done: Forward, loss: float, spread: float | None) -> dict[str, object]:
+    def _line(self, step: int, member: Member, done: Forward, loss: float, spread: float) -> Line:
         rows, dimensions = done.residual.shape
         return {
             "step": step,
@@ -134,14 +138,20 @@ class Run:
             "lr": self.schedule.lr * self.schedule.pace(step),
         }
 
-    def _roll_back(self, step: int, index: int, loss: float, fault: str) -> None:
-        """Skip a bad batch: back to the last good copy, and say so."""
-        member = self.members[index]
+    def _roll_back(self, step: int, index: int, loss: float, fault: str) -> Line:
+        """Skip a bad batch: back to the last good copy."""
         self.failures[index] += 1
-        member.restore(self.good[index])
-        back = f"rolled back {member.name} at step {step}: {fault} loss {loss:g}"
-        self.records.write({"step": step, "name": member.name, "event": "rollback", "fault": fault, "loss": loss})
-        self.progress(back, step, self.schedule.steps)
+        self.members[index].restore(self.good[index])
+        return {"step": step, "name": self.members[index].name, "event": "rollback", "fault": fault, "loss": loss}
+
+    def _report(self, index: int, line: Line) -> None:
+        """Record a line, and say so where it is bad news. Raises `NumericalError` where it is too bad."""
+        if line:
+            self.records.write(line)
+        if line.get("event") != "rollback":
+            return
+        back = f"rolled back {line['name']} at step {line['step']}: {line['fault']} loss {line['loss']:g}"
+        self.progress(back, line["step"], self.schedule.steps)
         if self.failures[index] >= ROLLBACKS:
             raise NumericalError(
                 f"{back}, for the {ROLLBACKS}th time within {MARK_EVERY} steps: going back did not help. "
@@ -158,33 +168,25 @@ class Run:
         save_checkpoint(self.folder / FOLDER, self.mark)
         self.checkpointed = self.mark.step
 
-    def _finish(self) -> list[Dictionary]:
+    def _finish(self, crew: Crew) -> list[Dictionary]:
         """Measure each member on held-out rows, record it, and fold it into a dictionary."""
         steps = self.schedule.steps
         split, batches = self.source.held_out()
-        found = []
-        for index, member in enumerate(self.members):
-            measured = measure_held_out(member, split, batches, self.space)
+
+        def check(index: int, space: Workspace) -> tuple[Line, HeldOut]:
+            member, back = self.members[index], Line()
+            measured = measure_held_out(member, batches, space)
             fault = member.fault(measured.loss) or (None if member.finite() else "non-finite")
             if fault is not None:
-                self._roll_back(steps, index, measured.loss, fault)
-                measured = measure_held_out(member, split, batches, self.space)
-            line: dict[str, object] = {
-                "step": steps,
-                "name": member.name,
-                "event": "finished",
-                "split": split,
-                "rows": member.rows,
-                "fvu": measured.fvu,
-                "l0": measured.l0,
-                "dead": member.dead(),
-                "l1": None if member.k is not None else member.l1,
-            }
-            if member.controller is not None:
+                back = self._roll_back(steps, index, measured.loss, fault)
+                measured = measure_held_out(member, batches, space)
+            return back, measured
+
+        for index, (back, measured) in enumerate(crew.each(check)):
+            member = self.members[index]
+            self._report(index, back)
+            self._report(index, finish_line(member, steps, split, measured))
+            if member.controller is not None and measured.misses(member.controller.target):
                 target = member.controller.target
-                line |= {"target_l0": target, "target_l0_met": not measured.misses(target)}
-                if measured.misses(target):
-                    self.progress(f"{member.name} ended at L0 {measured.l0:.3g}, not {target:g}", steps, steps)
-            self.records.write(line)
-            found.append(fold(member, self.source))
-        return found
+                self.progress(f"{member.name} ended at L0 {measured.l0:.3g}, not {target:g}", steps, steps)
+        return [fold(member, self.source) for member in self.members]

@@ -52,11 +52,11 @@ class Schedule:
         return asdict(self)
 
 
-WINDOW = 10
-"""Steps over which the controller averages L0."""
-PROPORTIONAL = 2.0
-"""Change of log l1 per unit of log(L0 / target)."""
-RESET = 0.1
+WINDOW = 5
+"""Steps over which the controller averages L0: enough to quieten it, and little delay in the loop."""
+PROPORTIONAL = 0.7
+"""Change of log l1 per unit of log(L0 / target). Above about 1 the loop swings at high learning rates."""
+RESET = 0.05
 """Share of the run in which a lasting error moves log l1 by as much again."""
 LIMIT = 1.0
 """An error beyond a factor e counts as a factor e, so that a wild beginning does not wind l1 up."""
@@ -68,12 +68,11 @@ FIRST = 0.1
 class L0Controller:
     """Moves l1 until a member's L0 is the one asked for: a PI controller on log l1.
 
-    More penalty means fewer active latents, with a delay that grows as the learning rate falls (the
-    integral part slows down with its square root). `steps` is the length of the run. l1 starts low and
-    comes from below: a latent that is shut off by too much of it has no gradient to come back with.
+    More penalty means fewer active latents, after a delay of some tens of steps. `steps` is the length
+    of the run. l1 comes from below: a latent that too much of it shuts off has no gradient to return by.
 
     >>> controller = L0Controller(target=16, steps=1000, log_l1=-5.0)
-    >>> controller.update(32.0, pace=1.0)
+    >>> controller.update(32.0)
     >>> controller.l1 > math.exp(-5.0)
     True
     """
@@ -99,10 +98,10 @@ class L0Controller:
     def l1(self) -> float:
         return math.exp(self.log_l1 + self.push)
 
-    def update(self, l0: float, pace: float) -> None:
-        """Take in the L0 of one batch; `pace` is the learning rate as a share of its peak."""
+    def update(self, l0: float) -> None:
+        """Take in the L0 of one batch."""
         seen = math.log(max(l0, 0.1))
         self.smoothed = seen if self.smoothed is None else self.smoothed + (seen - self.smoothed) / WINDOW
         error = min(max(self.smoothed - math.log(self.target), -LIMIT), LIMIT)
-        self.log_l1 += PROPORTIONAL / (RESET * self.steps) * math.sqrt(pace) * error
+        self.log_l1 += PROPORTIONAL / (RESET * self.steps) * error
         self.push = PROPORTIONAL * error
