@@ -129,7 +129,7 @@ def card(training: dict, figures: dict, forms: dict, parameters: int) -> str:
         f"A GPT-NeoX language model (Pythia's class) of {parameters:,} parameters: {training['layers']} layers, width "
         f"{training['width']}, {training['heads']} heads, context {CONTEXT}, byte-level BPE of 4,096 tokens, fp16 "
         f"weights. Trained by `scripts/train_builtin.py` (seed {training['seed']}, {training['steps']:,} steps, "
-        f"{training['tokens']:,} tokens, float32 on two CPU cores) on 43 public-domain English books (half of the tokens), the documentation "
+        f"{training['tokens']:,} tokens) on 43 public-domain English books (half of the tokens), the documentation "
         "that comes with Python (15%) and generated stories (35%). It exists to be looked into, not to be useful.",
         "",
         "## Bits per byte on held-out text (lower is better)",

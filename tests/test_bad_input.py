@@ -269,7 +269,7 @@ def test_numbers_that_are_too_small(
         refused(cli(*train, "--method", "pca", "--rows", 0), "--rows = 0, expected a whole number of 1 or more")
         for words in (["evaluate", tmp_path / "pca", "--activations", small_store], train, ["inspect", small_store]):
             refused(cli(*words, "--seed", -1), "--seed = -1, expected a whole number of 0 or more")
-        with pytest.raises(ss.ConfigurationError, match="seed = -1, expected a whole number of 0 or more"):
+        with pytest.raises(ss.SparsescopeError, match="seed = -1, expected a whole number of 0 or more"):
             ss.evaluate(ss.load_dictionary(tmp_path / "pca"), ss.load_store(small_store), seed=-1)
 
 

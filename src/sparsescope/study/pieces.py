@@ -41,7 +41,7 @@ class Pieces:
                 raise ConfigurationError(
                     f"{path} is of kind {kind!r}: expected dictionaries, as `train` or `fit` write them."
                 )
-        found = load_dictionaries(dictionaries)
+        found = load_dictionaries(dictionaries) if dictionaries else []
         store = None if activations is None else load_store(activations)
         for dictionary in found:
             if store is not None:
