@@ -47,7 +47,7 @@ def test_a_dictionary_of_zeros_recovers_nothing():
 def test_a_dictionary_made_from_another_store_is_refused_unless_the_text_is_said_to_differ():
     store = memory_store()
     stranger = at_site(Halves(width=6), activations="f" * 64, name="stranger")
-    with pytest.raises(ArtifactError, match="stranger was made from other activations .fingerprint ffffffffffff"):
+    with pytest.raises(ArtifactError, match="stranger was made from other activations"):
         evaluate(stranger, store)
     assert evaluate(stranger, store, elsewhere=True).fvu.value == 0
     own = at_site(Halves(width=6), activations=store.fingerprint)

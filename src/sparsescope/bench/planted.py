@@ -49,7 +49,10 @@ def measure_planted(
         progress=progress,
     )
     seconds = time.perf_counter() - started
-    rows = [{"l1": sae.provenance.l1, **_compare(sae.directions, world), "l0": _l0(sae, world)} for sae in found]
+    rows = [
+        {"l1": value, **_compare(sae.directions, world), "l0": _l0(sae, world)}
+        for value, sae in zip(l1, found, strict=True)
+    ]
     drawn = torch.randn(n_latents, world.d, generator=torch.Generator().manual_seed(seed))
     best = max(rows, key=lambda row: row["recovery"])
     return {
