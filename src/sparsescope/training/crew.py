@@ -42,6 +42,7 @@ class Crew:
         if self._workers > 1:
             share = self._threads // self._workers
             self._pool = ThreadPoolExecutor(self._workers, "member", torch.set_num_threads, (share,))
+            torch.set_num_threads(share)
         return self
 
     def __exit__(
