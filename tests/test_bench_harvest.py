@@ -32,7 +32,7 @@ def test_rates_are_units_over_seconds_of_interleaved_runs(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("small")
 def test_report(tiny_model_dir: Path) -> None:
-    result = bench.measure_harvest(contexts=(16,), rounds=1, tokens=512, tokenizer_of=str(tiny_model_dir))
+    result = bench.measure_harvest(contexts=(16,), rounds=1, tokens=8_192, tokenizer_of=str(tiny_model_dir))
     rows = {(row["name"], row["dtype"]): row for row in result["rows"]}
     names = {"bare forward", "sparsescope read", "sparsescope harvest", "transformers hidden states"}
     assert {name for name, _ in rows} == names | {"TransformerLens stop_at_layer"}
@@ -81,4 +81,4 @@ def test_contenders_do_the_same_work(monkeypatch: pytest.MonkeyPatch, tiny_model
 
 def test_a_dtype_that_is_none(tiny_model_dir: Path) -> None:
     with pytest.raises(ConfigurationError, match="dtype is 'float8'"):
-        bench.measure_harvest(dtypes=("float8",), tokens=512, tokenizer_of=str(tiny_model_dir))
+        bench.measure_harvest(dtypes=("float8",), tokens=8_192, tokenizer_of=str(tiny_model_dir))
