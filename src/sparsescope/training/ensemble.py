@@ -48,7 +48,7 @@ def train(
     5 to 50 million). Unit norms are kept by projection: the part of the gradient along a direction is
     removed, and rows are brought back to unit norm after each step. (The paper's code divides by the
     norm inside the forward pass and never renormalises the stored rows, which makes the step size
-    shrink as they grow; and its Adam applies no bias correction after the first step.)
+    shrink as they grow; and its Adam's bias correction is stuck at that of the first step.)
 
     With `scale`, activations are divided by the root of their mean square, so that an l1 means the
     same on any model of this width; the scale is folded back into the weights at the end, and codes
@@ -56,14 +56,15 @@ def train(
     paper's does. Nothing is centred, except by the bias that TopK learns.
 
     With `out`, the dictionaries are written as artifact `out`: `out/0`, `out/1`, ... and
-    `metrics.jsonl`; every `checkpoint_every` steps a checkpoint goes to `out.partial/checkpoints`, and
-    `resume=True` continues from the last one to the same bits as an uninterrupted run.
+    `metrics.jsonl`. Every `checkpoint_every` steps (rounded up to a multiple of 20) and at Ctrl-C a
+    checkpoint goes to `out.partial/checkpoints`; `resume=True` continues from the last one, to the same
+    bits as an uninterrupted run.
 
     A step whose loss is not finite, or over 1,000 times the running median, is not taken: the member
     goes back to its last good copy (at most 20 steps old) and the batch is skipped; `metrics.jsonl`
-    and `progress` say so. Five times in a row is a `NumericalError`. So are activations that hold a
-    NaN: those are a fault of the data, and no batch is silently left out for it. For a `target_l0`
-    the L0 on held-out rows is recorded at the end, with `target_l0_met` (within 5%).
+    and `progress` say so. Five times between two good copies is a `NumericalError`. So are activations
+    that hold a NaN: those are a fault of the data, and no batch is silently left out for it. For a
+    `target_l0` the L0 on held-out rows is recorded at the end, with `target_l0_met` (within 5%).
 
     Raises `ConfigurationError` for values that cannot be used, `NumericalError` as above,
     `ArtifactError` when `out` is in the way, `StorageError` when the disk refuses.
@@ -76,6 +77,7 @@ def train(
     named = _names(methods, names)
     if checkpoint_every < 1:
         raise ConfigurationError(f"checkpoint_every = {checkpoint_every}, expected a number of steps, 1 or more.")
+    site = None if site is None else str(site)
     source = open_source(activations, site, seed, scale)
     schedule = Schedule(tokens, batch, LR / math.sqrt(source.width) if lr is None else lr, warmup, decay)
     for method in methods:
