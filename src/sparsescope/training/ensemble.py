@@ -69,6 +69,8 @@ def train(
     Raises `ConfigurationError` for values that cannot be used, `NumericalError` as above,
     `ArtifactError` when `out` is in the way, `StorageError` when the disk refuses.
 
+    >>> import torch
+    >>> from sparsescope.training import TopK
     >>> x = torch.randn(1000, 8)
     >>> sae, = train(x, None, [TopK(k=2, ratio=2)], tokens=4000, batch=256)
     >>> sae.n_latents
