@@ -175,12 +175,8 @@ def _base_path(module: Any) -> str:
 
 
 def _load_weights(auto: Any, directory: Path, config: Any, dtype: torch.dtype) -> tuple[torch.nn.Module, list[str]]:
-    from transformers import __version__ as version
-
-    # The argument was renamed in transformers 4.56.
-    key = "dtype" if tuple(int(part) for part in version.split(".")[:2]) >= (4, 56) else "torch_dtype"
     module, info = auto.from_pretrained(
-        directory, config=config, local_files_only=True, output_loading_info=True, **{key: dtype}
+        directory, config=config, local_files_only=True, output_loading_info=True, dtype=dtype
     )
     return module, sorted(info["missing_keys"])
 
