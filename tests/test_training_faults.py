@@ -1,6 +1,7 @@
-"""Bad numbers: refused at the door, rolled back on the way, and never saved."""
+"""Bad numbers: refused at the door, left out on the way, and never saved."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 from training_data import realistic
 
-from sparsescope.errors import NumericalError
+from sparsescope.artifact import open_artifact
+from sparsescope.dictionaries import load_dictionary
+from sparsescope.errors import NumericalError, SparsescopeError
 from sparsescope.training import Method, TiedL1, TopK, UntiedL1, train
 from sparsescope.training.member import Member
 from sparsescope.training.source import TensorRows
@@ -58,8 +61,15 @@ def test_a_nan_batch_of_a_store_ends_training_and_nothing_is_learned_from_it(tmp
     assert records(tmp_path / "saes.partial")[-1]["step"] == 32
 
 
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of any norm reach training."""
+    monkeypatch.setattr("sparsescope.training.source.GUARD", math.inf)
+
+
 @pytest.mark.parametrize(("value", "faults"), [(1e6, {"exploding"}), (3e38, {"non-finite"})])
-def test_a_bad_step_is_rolled_back_reported_and_skipped(tmp_path: Path, value: float, faults: set[str]) -> None:
+@pytest.mark.usefixtures("unguarded")
+def test_a_bad_batch_is_skipped_and_reported(tmp_path: Path, value: float, faults: set[str]) -> None:
     x = realistic(2000)
     stages: list[str] = []
     found = train(
@@ -71,15 +81,15 @@ def test_a_bad_step_is_rolled_back_reported_and_skipped(tmp_path: Path, value: f
         out=tmp_path / "saes",
         progress=lambda stage, done, total: stages.append(stage),
     )
-    back = [line for line in records(tmp_path / "saes") if line.get("event") == "rollback"]
-    assert [(line["step"], line["name"]) for line in back] == [(41, method.label()) for method in METHODS]
-    assert {line["fault"] for line in back} == faults
-    assert sum("rolled back" in stage for stage in stages) == len(METHODS)
+    skipped = [line for line in records(tmp_path / "saes") if line.get("event") == "skipped"]
+    assert [(line["step"], line["name"]) for line in skipped] == [(41, method.label()) for method in METHODS]
+    assert {line["fault"] for line in skipped} == faults
+    assert sum("skipped a batch" in stage for stage in stages) == len(METHODS)
     clean = train(x, None, METHODS, tokens=6000, batch=100)
     for sae, expected in zip(found, clean, strict=True):
         assert all(tensor.isfinite().all() for tensor in sae.tensors().values())
         error = (sae.reconstruct(x) - x).square().sum() / (expected.reconstruct(x) - x).square().sum()
-        assert 0.8 < error < 1.25  # one batch fewer, and up to 20 steps taken back
+        assert 0.8 < error < 1.25  # one batch fewer
 
 
 def test_one_members_fault_leaves_the_others_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -93,31 +103,89 @@ def test_one_members_fault_leaves_the_others_as_they_were(monkeypatch: pytest.Mo
     monkeypatch.setattr(Member, "fault", once)
     methods, names = [METHODS[0], TopK(k=2, ratio=2), *METHODS[1:]], ["a", "wild", "b", "c"]
     found = train(x, None, methods, tokens=3000, batch=100, names=names, out=tmp_path / "saes")
-    back = [line for line in records(tmp_path / "saes") if line.get("event") == "rollback"]
-    assert [(line["step"], line["name"]) for line in back] == [(7, "wild")]
+    skipped = [line for line in records(tmp_path / "saes") if line.get("event") == "skipped"]
+    assert [(line["step"], line["name"]) for line in skipped] == [(7, "wild")]
     for one, other in zip(calm, [found[0], *found[2:]], strict=True):
         assert torch.equal(one.directions, other.directions)
 
 
-def test_going_back_in_vain_is_an_error_and_nothing_is_saved(tmp_path: Path) -> None:
-    poison = dict.fromkeys(range(25, 40), 1e6)
-    with pytest.raises(NumericalError, match=r"exploding loss .* for the 5th time within 20 steps") as caught:
-        train(Poisoned(realistic(2000), poison), "s", METHODS[:1], tokens=6000, batch=100, out=tmp_path / "saes")
+def test_a_member_that_diverges_is_stopped_and_the_others_are_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    x = realistic(2000)
+    calm = train(x, None, METHODS, tokens=3000, batch=100)
+    fault = Member.fault
+
+    def wild(self: Member, loss: float) -> str | None:
+        return "exploding" if self.name == "wild" and self.position >= 10 else fault(self, loss)
+
+    monkeypatch.setattr(Member, "fault", wild)
+    methods, names = [METHODS[0], TopK(k=2, ratio=2), *METHODS[1:]], ["a", "wild", "b", "c"]
+    with pytest.raises(
+        NumericalError, match=r"stopped: wild \(exploding loss at step 14, 5 batches in a row: "
+    ) as caught:
+        train(x, None, methods, tokens=3000, batch=100, names=names, out=tmp_path / "saes")
     assert "lower the learning rate" in str(caught.value)
+    assert [found is None for found in caught.value.finished] == [False, True, False, False]
+    for place, expected in zip((0, 2, 3), calm, strict=True):
+        assert torch.equal(load_dictionary(tmp_path / "saes" / str(place)).directions, expected.directions)
+    assert "wild" in open_artifact(tmp_path / "saes", "dictionaries").manifest["stopped"]
+    assert not (tmp_path / "saes" / "1").exists()
+    with pytest.raises(NumericalError, match="stopped: wild") as again:
+        train(x, None, methods, tokens=3000, batch=100, names=names, out=tmp_path / "saes", resume=True)
+    assert [found is None for found in again.value.finished] == [False, True, False, False]
+
+
+@pytest.mark.usefixtures("unguarded")
+def test_when_every_member_diverges_nothing_is_saved(tmp_path: Path) -> None:
+    poison = dict.fromkeys(range(25, 40), 1e6)
+    with pytest.raises(NumericalError, match=r"every member was stopped: .*exploding loss at step 29"):
+        train(Poisoned(realistic(2000), poison), "s", METHODS[:1], tokens=6000, batch=100, out=tmp_path / "saes")
     assert not (tmp_path / "saes").exists()
 
 
-def test_a_dead_end_at_the_last_step_is_taken_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_finite_at_the_end_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update = Member.update
 
     def poisoned_update(self: Member, *arguments: Any, **named: Any) -> None:
         update(self, *arguments, **named)
-        if self.rows == 3000:
-            self.weights.encoder_bias[0] = float("nan")
+        if self.rows == 3000 and self.name == "bad":
+            self.weights.vectors["encoder_bias"][0] = float("nan")
 
     monkeypatch.setattr(Member, "update", poisoned_update)
-    (sae,) = train(realistic(2000), None, METHODS[:1], tokens=3000, batch=100, out=tmp_path / "saes")
-    assert all(tensor.isfinite().all() for tensor in sae.tensors().values())
-    back, end = records(tmp_path / "saes")[-2:]
-    assert (back["event"], back["fault"], back["step"], back["loss"]) == ("rollback", "non-finite", 30, None)
-    assert end["rows"] == 2000
+    with pytest.raises(NumericalError, match=r"bad .weights that are not finite at the end") as caught:
+        train(realistic(2000), None, METHODS[:2], tokens=3000, batch=100, names=["good", "bad"], out=tmp_path / "saes")
+    assert [found is None for found in caught.value.finished] == [False, True]
+    assert not (tmp_path / "saes" / "1").exists()
+
+
+def test_rows_of_massive_norm_are_shortened_and_do_no_harm() -> None:
+    x = realistic(4000)
+    spiked = x.clone()
+    spiked[::500] *= 1e4
+    clean = train(x, None, METHODS, tokens=8000, batch=100)
+    for sae, expected in zip(train(spiked, None, METHODS, tokens=8000, batch=100), clean, strict=True):
+        error = (sae.reconstruct(x) - x).square().sum() / (expected.reconstruct(x) - x).square().sum()
+        assert error < 1.6
+
+
+def test_memory_that_runs_out_leaves_a_state_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = realistic(2000)
+    whole = train(x, None, METHODS, tokens=3000, batch=100)
+    measure, calls = Member.measure, iter(range(1000))
+
+    def failing(self: Member, *arguments: Any, **named: Any) -> Any:
+        if self.name == METHODS[1].label() and next(calls) == 17:
+            raise MemoryError("Unable to allocate 40 GiB")
+        return measure(self, *arguments, **named)
+
+    monkeypatch.setattr(Member, "measure", failing)
+    with pytest.raises(
+        SparsescopeError, match=r"memory ran out at step 17 .*largest size that would fit is \d+ latents"
+    ) as caught:
+        train(x, None, METHODS, tokens=3000, batch=100, out=tmp_path / "saes")
+    assert "is saved: resume" in str(caught.value)
+    # the other members had taken step 17 already, and must not take it twice
+    resumed = train(x, None, METHODS, tokens=3000, batch=100, out=tmp_path / "saes", resume=True)
+    for one, other in zip(whole, resumed, strict=True):
+        assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())

@@ -72,7 +72,7 @@ def test_the_initial_seed_depends_on_the_run_and_the_own_fields_alone() -> None:
         ({"lr": float("inf")}, "lr = inf, expected"),
         ({"warmup": 0.6, "decay": 0.6}, "together at most 1"),
         ({"checkpoint_every": 0}, "checkpoint_every = 0"),
-        ({"names": ["a", "b"]}, "2 names for 1 methods"),
+        ({"names": ["a", "b"]}, "2 names for 1 members"),
         ({"methods": []}, "expected a list such as"),
         ({"methods": [TiedL1(l1=1e-3, ratio=2)] * 2}, "give each its own seed, or its own name"),
         ({"activations": torch.zeros(4, 4, dtype=torch.int64)}, "expected floating rows"),

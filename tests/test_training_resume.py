@@ -15,10 +15,31 @@ import pytest
 from training_data import realistic
 
 from sparsescope.errors import ArtifactError, StorageError
-from sparsescope.training import Method, TiedL1, TopK, UntiedL1, train
-from sparsescope.training.member import Member
+from sparsescope.training import (
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    Method,
+    PAnneal,
+    TiedL1,
+    TopK,
+    Transcoder,
+    UntiedL1,
+    train,
+)
+from sparsescope.training.member import Member, Vectors
 
-METHODS: list[Method] = [TiedL1(l1=0.02, ratio=2), UntiedL1(target_l0=4, ratio=2), TopK(k=4, ratio=2)]
+METHODS: list[Method] = [
+    TiedL1(l1=0.02, ratio=2),
+    UntiedL1(target_l0=4, ratio=2, resample=True),
+    PAnneal(target_l0=4, ratio=2),
+    Gated(target_l0=4, ratio=2),
+    JumpReLU(target_l0=4, ratio=2),
+    TopK(k=4, ratio=2, dead_after=500),
+    BatchTopK(k=4, ratio=2, dead_after=500),
+    Matryoshka(k=4, ratio=2),
+]
 
 
 def run(out: Path, rows: int = 2000, **changes: Any) -> None:
@@ -57,32 +78,63 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_gives_the_same_bits(
         run(out, checkpoint_every=1000, progress=Interrupt(at, KeyboardInterrupt()))
     assert not out.exists()
     saved = sorted(path.name for path in (tmp_path / "saes.partial" / "checkpoints").glob("*.json"))
-    assert saved == [f"{(at - 1) // 20 * 20:08d}.json"]
+    assert saved == [f"{at:08d}.json"]
     run(out)
     assert bits(out) == undisturbed
 
 
-def test_an_interrupt_in_the_middle_of_an_update_does_no_harm(
-    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_step(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     out, calls = tmp_path / "saes", iter(range(10_000))
-    adam = Member._adam
+    update = Member.update
 
-    def torn(self: Member, *arguments: Any) -> None:
-        adam(self, *arguments)
+    def signalled(self: Member, *arguments: Any) -> None:
         if next(calls) == 200:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+        update(self, *arguments)
 
-    monkeypatch.setattr(Member, "_adam", torn)
-    with pytest.raises(KeyboardInterrupt):
-        run(out)
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        monkeypatch.setattr(Member, "update", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            run(out, checkpoint_every=1000)
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    saved = sorted(path.name for path in (tmp_path / "saes.partial" / "checkpoints").glob("*.json"))
+    assert saved == [f"{200 // len(METHODS) + 1:08d}.json"]
     monkeypatch.undo()
     run(out)
     assert bits(out) == undisturbed
 
 
-def test_a_rollback_after_resuming_is_the_same_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the very step of a checkpoint the state to go back to is older than the checkpoint's."""
+def test_a_step_that_breaks_off_half_way_is_not_saved(
+    tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls = tmp_path / "saes", iter(range(10_000))
+    update = Vectors.update
+
+    def torn(self: Vectors, *arguments: Any) -> None:
+        if next(calls) == 400:
+            raise KeyboardInterrupt
+        update(self, *arguments)
+
+    monkeypatch.setattr(Vectors, "update", torn)
+    with pytest.raises(KeyboardInterrupt):
+        run(out)
+    saved = sorted(path.name for path in (tmp_path / "saes.partial" / "checkpoints").glob("*.json"))
+    assert saved == ["00000020.json", "00000040.json"]
+    monkeypatch.undo()
+    run(out)
+    assert bits(out) == undisturbed
+
+
+def test_faults_after_resuming_are_the_same_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = Member.fault
 
     def bad(self: Member, loss: float) -> str | None:
@@ -92,12 +144,24 @@ def test_a_rollback_after_resuming_is_the_same_rollback(tmp_path: Path, monkeypa
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole)
     events = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert sum(line.get("event") == "rollback" for line in events) >= 4
+    assert sum(line.get("event") == "skipped" for line in events) >= 4
     for at in (15, 41, 62, 83, 110):
         with pytest.raises(KeyboardInterrupt):
             run(cut, progress=Interrupt(at, KeyboardInterrupt()))
     run(cut)
     assert bits(cut) == bits(whole)
+
+
+def test_transcoders_resume_to_the_same_bits_too(tmp_path: Path) -> None:
+    x = realistic(2000)
+    pair = (x, x.tanh()[:, :10].contiguous())
+    methods = [Transcoder(k=4, ratio=2), Transcoder(k=4, ratio=2, skip=True)]
+    settings: dict[str, Any] = {"tokens": 6000, "batch": 100, "resume": True}
+    train(pair, None, methods, out=tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(pair, None, methods, out=tmp_path / "cut", progress=Interrupt(33, KeyboardInterrupt()), **settings)
+    train(pair, None, methods, out=tmp_path / "cut", **settings)
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
 PROGRAM = """
@@ -156,12 +220,12 @@ def test_a_damaged_checkpoint_is_not_used_and_the_one_before_is(tmp_path: Path, 
     with pytest.raises(KeyboardInterrupt):
         run(out, progress=Interrupt(77, KeyboardInterrupt()))
     assert sorted(path.name for path in folder.iterdir()) == [
-        "00000040.json",
-        "00000040.safetensors",
         "00000060.json",
         "00000060.safetensors",
+        "00000077.json",
+        "00000077.safetensors",
     ]
-    newest = folder / "00000060.safetensors"
+    newest = folder / "00000077.safetensors"
     data = bytearray(newest.read_bytes())
     data[-5] ^= 1
     newest.write_bytes(bytes(data))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from training_data import realistic
 
+from sparsescope.errors import NumericalError
 from sparsescope.training import Method, TiedL1, UntiedL1, train
 from sparsescope.training.schedule import L0Controller, Schedule
 from sparsescope.training.source import TensorRows
@@ -71,18 +72,18 @@ def test_a_target_that_is_missed_is_said_to_be_missed(tmp_path: Path) -> None:
 
 
 def test_the_controller_pushes_the_right_way_and_stays_bounded() -> None:
-    controller = L0Controller.begin(10, steps=1000, d=64, mean_square=1.0)
-    first = controller.l1
+    controller = L0Controller.begin(TiedL1(target_l0=10, ratio=2), steps=1000, d=64, mean_square=1.0)
+    first = controller.weight
     for _ in range(100):
         controller.update(500.0)
-    assert first < controller.l1 < first * 100
-    high = controller.log_l1
+    assert first < controller.weight < first * 100
+    high = controller.log_weight
     for _ in range(100):
         controller.update(0.0)
-    assert controller.log_l1 < high
-    settled = L0Controller(10, 1000, log_l1=-4.0)
+    assert controller.log_weight < high
+    settled = L0Controller(10, 1000, log_weight=-4.0)
     settled.update(10.0)
-    assert settled.l1 == pytest.approx(torch.tensor(-4.0).exp().item())
+    assert settled.weight == pytest.approx(torch.tensor(-4.0).exp().item())
 
 
 def test_the_learning_rate_rises_holds_and_falls() -> None:
@@ -93,3 +94,11 @@ def test_the_learning_rate_rises_holds_and_falls() -> None:
     assert paces[-1] == pytest.approx(0.05)
     assert min(paces) > 0
     assert Schedule(tokens=1, batch=10, lr=1.0, warmup=0.0, decay=0.0).pace(0) == 1.0
+
+
+def test_a_target_that_cannot_be_reached_is_said_and_the_others_are_finished(tmp_path: Path) -> None:
+    methods = [TiedL1(target_l0=4, ratio=2), TiedL1(target_l0=60, ratio=4)]
+    with pytest.raises(NumericalError, match=r"target_l0 = 60 cannot be reached: .* Ask for fewer") as it:
+        train(realistic(4000), None, methods, tokens=60_000, batch=250, out=tmp_path / "saes")
+    assert [found is None for found in it.value.finished] == [False, True]
+    assert finished(tmp_path / "saes")[methods[0].label()]["target_l0_met"]

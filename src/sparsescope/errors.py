@@ -7,6 +7,7 @@
     ├── ModelError           a model or tokenizer that cannot be loaded or run   exit code 2
     ├── ClientError          a remote service that failed                        exit code 1
     ├── StorageError         the disk refused a write; unfinished work is kept   exit code 1
+    ├── ResourceError        memory that ran out on the way                     exit code 1
     └── NumericalError       numbers that stopped being finite                   exit code 1
 
 A message says what was given, what was expected, and what to do next. Exit code 2 means that the
@@ -14,7 +15,8 @@ request was wrong and nothing was started; 1 means that the run failed on the wa
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class SparsescopeError(Exception):
@@ -51,10 +53,23 @@ class StorageError(SparsescopeError):
     exit_code = 1
 
 
-class NumericalError(SparsescopeError):
-    """Numbers stopped being finite, and going back did not help."""
+class ResourceError(SparsescopeError):
+    """Memory ran out on the way. What was finished before can be resumed."""
 
     exit_code = 1
+
+
+class NumericalError(SparsescopeError):
+    """Numbers stopped being finite, and leaving them out did not help.
+
+    `finished` holds what was finished all the same, with None in the place of what was not.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, finished: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.finished = list(finished)
 
 
 def suggest(given: str, valid: Iterable[str]) -> str:

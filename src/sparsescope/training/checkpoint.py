@@ -3,6 +3,9 @@
 `checkpoints/00000500.safetensors` holds every tensor of every member as it was before step 500;
 `00000500.json`, written after it, the plain numbers, the length of `metrics.jsonl` at that moment,
 and the checksum of the tensors. Without its JSON a checkpoint was never finished and does not count.
+
+This is all that training remembers: the data position is the step, and everything random is a
+function of the seed and the step.
 """
 
 from dataclasses import dataclass
@@ -20,22 +23,12 @@ KEPT = 2
 
 
 @dataclass
-class Saved:
-    """One member at a checkpoint: its state, how often it was rolled back since the last good one,
-    and that last good state where it is an older one (None: `state` itself is good)."""
-
-    state: State
-    failures: int
-    older: State | None = None
-
-
-@dataclass
 class Checkpoint:
     """All members as they were before `step`, and how many bytes of records belong to that moment."""
 
     step: int
     size: int
-    members: list[Saved]
+    members: list[State]
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -43,13 +36,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     weights = folder / f"{checkpoint.step:08d}.safetensors"
     tensors: dict[str, Tensor] = {}
     members: list[dict[str, Any]] = []
-    for index, saved in enumerate(checkpoint.members):
-        entry: dict[str, Any] = {"state": saved.state.numbers, "failures": saved.failures, "older": None}
-        tensors |= _named(f"{index}.state.", saved.state)
-        if saved.older is not None:
-            entry["older"] = saved.older.numbers
-            tensors |= _named(f"{index}.older.", saved.older)
-        members.append(entry)
+    for index, state in enumerate(checkpoint.members):
+        tensors |= {f"{index}.{name}": tensor for name, tensor in state.tensors.items()}
+        members.append(state.numbers)
     write_tensors(weights, tensors)
     record = {"step": checkpoint.step, "size": checkpoint.size, "sha256": checksum(weights), "members": members}
     write_json(weights.with_suffix(".json"), record)
@@ -83,16 +72,8 @@ def _read(path: Path) -> Checkpoint:
         raise ArtifactError(f"{weights} is missing or has a wrong checksum.")
     tensors = load_tensors(weights)
     members = []
-    for index, entry in enumerate(record["members"]):
-        state = State(_under(f"{index}.state.", tensors), entry["state"])
-        older = None if entry["older"] is None else State(_under(f"{index}.older.", tensors), entry["older"])
-        members.append(Saved(state, entry["failures"], older))
+    for index, numbers in enumerate(record["members"]):
+        prefix = f"{index}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        members.append(State(own, numbers))
     return Checkpoint(record["step"], record["size"], members)
-
-
-def _named(prefix: str, state: State) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in state.tensors.items()}
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,29 +1,26 @@
-"""From a trained member to a dictionary: the last check, the measures on held-out rows, the fold."""
+"""From a trained member to a dictionary: the fold, and the measures of what is saved on held-out rows."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ..dictionaries import Dictionary, Provenance, TiedSAE, TopKSAE, UntiedSAE
-from ..errors import NumericalError
-from .gradients import Workspace
+from ..dictionaries import Dictionary, Provenance
 from .member import Member
-from .methods import TiedL1, TopK
-from .source import Source
+from .source import Batch, Source
 
 TOLERANCE = 0.05
 """How far the L0 on held-out rows may be from `target_l0`, as a share of it."""
+CHUNK = 1 << 24
+"""Codes that are held at a time."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A member measured on rows that it was not trained on: loss, FVU and L0."""
+    """A dictionary measured on rows that it was not trained on: FVU and L0."""
 
-    loss: float
     fvu: float
     l0: float
 
@@ -32,18 +29,24 @@ class HeldOut:
         return not abs(self.l0 - target) <= TOLERANCE * target
 
 
-def measure_held_out(member: Member, batches: list[Float[Tensor, "row d"]], space: Workspace) -> HeldOut:
-    """The member on held-out rows, in the units it was trained in. Sums are pooled over all rows."""
-    rows = sum(len(x) for x in batches)
-    mean = sum((x.sum(0, dtype=torch.float64) for x in batches), torch.zeros(())) / rows
-    error = count = loss = spread = 0.0
-    for x in batches:
-        done = member.measure(x, space)
-        loss += member.loss(done) * len(x) / rows
-        error += done.squared_error
-        count += done.count
-        spread += float((x - mean).square().sum())
-    return HeldOut(loss, error / spread if spread else math.nan, count / rows)
+def measure_held_out(dictionary: Dictionary, source: Source, batches: list[Batch]) -> HeldOut:
+    """The dictionary as it will be used, on held-out rows. Sums are pooled over rows."""
+    rows = sum(len(batch.y) for batch in batches)
+    mean = sum((batch.y.sum(0, dtype=torch.float64) for batch in batches), torch.zeros(())) / rows
+    error = active = spread = 0.0
+    size = max(1, CHUNK // dictionary.n_latents)
+    for batch in batches:
+        for x, y in zip(batch.x.split(size), batch.y.split(size), strict=True):
+            codes, written = _codes(dictionary, x * source.scale)
+            active += codes
+            error += float((written / source.output_scale - y).double().square().sum())
+            spread += float((y - mean).square().sum())
+    return HeldOut(error / spread if spread else math.nan, active / rows)
+
+
+def _codes(dictionary: Dictionary, x: Tensor) -> tuple[int, Tensor]:
+    _, values = dictionary.encode_sparse(x)
+    return int(torch.count_nonzero(values)), dictionary.reconstruct(x)
 
 
 def finish_line(member: Member, step: int, split: str, measured: HeldOut) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def finish_line(member: Member, step: int, split: str, measured: HeldOut) -> dic
         "fvu": measured.fvu,
         "l0": measured.l0,
         "dead": member.dead(),
-        "l1": None if member.k is not None else member.l1,
+        "l1": penalty(member),
     }
     if member.controller is not None:
         target = member.controller.target
@@ -65,41 +68,28 @@ def finish_line(member: Member, step: int, split: str, measured: HeldOut) -> dic
     return line
 
 
+def penalty(member: Member) -> float | None:
+    """The weight of the penalty, as reports call it; None for methods without one."""
+    return None if member.k is not None else member.coefficient
+
+
 def fold(member: Member, source: Source) -> Dictionary:
-    """The member as a dictionary in the units of the activations. Raises `NumericalError`, never saves a NaN."""
-    weights = member.weights
-    if not member.finite():
-        raise NumericalError(
-            f"{member.name} ended with weights that are not finite: it is not saved. Train it again with a lower "
-            "learning rate."
-        )
+    """The member as a dictionary in the units of the activations."""
     method = member.method
     provenance = Provenance(
         site=source.site or None,
+        output_site=source.output_site,
         name=member.name,
         seed=source.seed if method.seed is None else method.seed,
-        l1=None if isinstance(method, TopK) else member.l1,
+        l1=penalty(member),
         k=member.k,
         target_l0=None if member.controller is None else member.controller.target,
         activations=source.fingerprint,
         model=source.model,
     )
-    directions, encoder_bias = weights.directions, weights.encoder_bias
-    # trained on x / scale
-    scale = 1 / source.scale
-    if isinstance(method, TiedL1):
-        return TiedSAE(directions=directions, encoder_bias=encoder_bias, provenance=provenance).scaled(scale)
-    assert weights.encoder is not None
-    bias = torch.zeros_like(directions[0]) if weights.bias is None else weights.bias
-    if isinstance(method, TopK):
-        return TopKSAE(
-            directions=directions,
-            encoder=weights.encoder,
-            encoder_bias=encoder_bias,
-            bias=bias,
-            k=method.k,
-            provenance=provenance,
-        ).scaled(scale)
-    return UntiedSAE(
-        directions=directions, encoder=weights.encoder, encoder_bias=encoder_bias, bias=bias, provenance=provenance
-    ).scaled(scale)
+    # its vectors are views of flat memory, and its matrices go on to be the member's
+    vectors = {name: vector.detach().cpu().clone() for name, vector in member.weights.vectors.items()}
+    directions = member.weights.directions.cpu()
+    encoder = None if member.weights.encoder is None else member.weights.encoder.cpu()
+    weights = replace(member.weights, directions=directions, encoder=encoder, vectors=vectors)
+    return method.fold(weights, {"threshold": member.threshold or 0.0}, source, provenance)

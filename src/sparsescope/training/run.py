@@ -1,192 +1,237 @@
-"""The loop: one read of each batch, every member in turn, with a way back from a bad step."""
+"""The loop: one read of each batch, every member in turn, and nothing lost when it ends early."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..dictionaries import Dictionary
-from ..errors import NumericalError
-from .checkpoint import FOLDER, Checkpoint, Saved, load_checkpoint, save_checkpoint
-from .crew import Crew
-from .finish import HeldOut, finish_line, fold, measure_held_out
-from .gradients import Forward, Workspace
+from ..errors import NumericalError, SparsescopeError
+from .checkpoint import FOLDER, Checkpoint, load_checkpoint, save_checkpoint
+from .crew import Bench, Crew
+from .finish import finish_line, fold, measure_held_out, penalty
+from .interruption import deferred
+from .kernels import Precision, choose
 from .member import Member, create
+from .memory import is_out_of_memory, out_of_memory
 from .methods import Method
 from .records import FILE, Records
+from .resample import due
 from .schedule import Schedule
-from .source import Source
+from .source import Batch, Feed
+from .step import Pass
 
 Progress = Callable[[str, int, int], None]
 Line = dict[str, Any]
 
-MARK_EVERY = 20
-"""Steps between the in-memory copies to which a bad step is rolled back."""
-ROLLBACKS = 5
-"""Rollbacks of one member between two good copies after which training gives up."""
+FAULTS = 5
+"""Bad batches in a row after which a member is stopped."""
 LOG_LINES = 200
 """Lines per member in `metrics.jsonl`, about."""
 
 
 class Run:
-    """One call of `train`: the members, their last good copies, and the records.
+    """One call of `train`: the members, the step they are at, and the records.
 
-    Every `MARK_EVERY` steps all members are copied (the *mark*). A member's copy counts as good once
-    its loss on the next batch is good; until then the one before is kept. A checkpoint is the last
-    mark written to disk, with the older good copies that are still needed, so whatever happens after
-    a resume happens as it would have without the interruption.
+    Between steps everything that training remembers is `step` and the members' states; a checkpoint
+    is just that. Whatever happens after a resume happens as it would have without the interruption.
     """
 
     def __init__(
         self,
-        source: Source,
-        methods: Sequence[Method],
+        feed: Feed,
+        methods: Sequence[tuple[int, Method]],
         names: Sequence[str],
         schedule: Schedule,
         progress: Progress | None = None,
         folder: Path | None = None,
-        checkpoint_every: int = 500,
+        every: int = 500,
+        precision: Precision = "float32",
+        kernels: str = "auto",
     ) -> None:
-        self.source, self.schedule, self.folder = source, schedule, folder
-        self.checkpoint_every = checkpoint_every
+        self.feed, self.schedule, self.folder = feed, schedule, folder
+        self.every = every
         self.progress: Progress = progress or (lambda stage, done, total: None)
+        self.device = feed.sources[0].device
+        self.precision, self.kernels_choice = precision, kernels
+        self.make_kernels = partial(choose, self.device, kernels)
+        first = self.make_kernels()
+        self.kernels = first
         self.members = [
-            create(method, name, source, schedule.steps) for method, name in zip(methods, names, strict=True)
+            create(method, name, number, feed.sources[number], schedule, first, precision)
+            for (number, method), name in zip(methods, names, strict=True)
         ]
-        self.good = [member.state() for member in self.members]
-        self.failures = [0] * len(self.members)
-        self.mark = Checkpoint(0, 0, [])
-        self.checkpointed = 0
+        self.step = self.checkpointed = 0
         self.records = Records(None if folder is None else folder / FILE)
         self.stage = f"training {len(self.members)} dictionaries"
 
     @torch.no_grad()
-    def train(self) -> list[Dictionary]:
-        """Go from the last checkpoint (or the start) to the end. Raises as `train` says."""
+    def train(self) -> list[Dictionary | None]:
+        """Go from the last checkpoint (or the start) to the end; None stands for a member that was stopped.
+
+        Raises as `train` says.
+        """
         steps = self.schedule.steps
         try:
-            first = self._resume()
-            with Crew(len(self.members)) as crew:
-                for step, x in enumerate(self.source.batches(self.schedule.batch, first, steps), first):
-                    self._step(step, x, crew)
-                    self.progress(self.stage, step + 1, steps)
-                return self._finish(crew)
+            self._resume()
+            with self._crew() as crew, deferred() as interruption:
+                with closing(self._batches()) as batches:
+                    for read in batches:
+                        self._advance(read, crew)
+                        self.progress(self.stage, self.step, steps)
+                        interruption.check()
+                return self._finish()
         except KeyboardInterrupt:
             self._save()
             raise
         finally:
             self.records.close()
 
-    def _resume(self) -> int:
+    def _batches(self) -> Generator[list[Batch], None, None]:
+        """What is left to read. Closing it ends the thread that reads ahead."""
+        yield from self.feed.batches(self.schedule.batch, self.step, self.schedule.steps)
+
+    def _crew(self) -> Crew:
+        widest = max(member.weights.directions.numel() for member in self.members)
+        on_cpu = self.device.type == "cpu"
+        return Crew(len(self.members), self.schedule.batch * widest, self.make_kernels, on_cpu)
+
+    def _resume(self) -> None:
         found = None if self.folder is None else load_checkpoint(self.folder / FOLDER)
         if found is None:
             self.records.open(0)
-            return 0
-        for index, (member, saved) in enumerate(zip(self.members, found.members, strict=True)):
-            member.restore(saved.state)
-            self.good[index] = saved.state if saved.older is None else saved.older
-            self.failures[index] = saved.failures
+            return
+        for member, state in zip(self.members, found.members, strict=True):
+            member.restore(state, self.kernels)
         self.records.open(found.size)
-        self.mark, self.checkpointed = found, found.step
-        return found.step
+        self.step = self.checkpointed = found.step
 
-    def _step(self, step: int, x: Float[Tensor, "row d"], crew: Crew) -> None:
-        marked = step % MARK_EVERY == 0
-        if marked:
-            states = [Saved(member.state(), count) for member, count in zip(self.members, self.failures, strict=True)]
-            self.mark = Checkpoint(step, self.records.size, states)
-        spread = self._spread(step, x)
-
-        def advance(index: int, space: Workspace) -> Line:
-            member = self.members[index]
-            done = member.measure(x, space)
-            loss = member.loss(done)
-            fault = member.fault(loss)
-            if fault is not None:
-                return self._roll_back(step, index, loss, fault)
-            if marked:
-                self.good[index], self.failures[index] = self.mark.members[index].state, 0
-            line = {} if spread is None else self._line(step, member, done, loss, spread)
-            member.update(done, loss, self.schedule.lr * self.schedule.pace(step), space)
-            return line | {"dead": member.dead()} if line else line
-
-        for index, line in enumerate(crew.each(advance)):
-            self._report(index, line)
-        if marked and step - self.checkpointed >= self.checkpoint_every:
+    def _advance(self, read: Sequence[Batch], crew: Crew) -> None:
+        """One step of every member, its records, and a checkpoint where one is due."""
+        step = self.step
+        logged = step % max(1, self.schedule.steps // LOG_LINES) == 0 or step + 1 == self.schedule.steps
+        spreads = [_spread(batch) if logged else None for batch in read]
+        try:
+            lines = crew.each(lambda index, bench: self._one(self.members[index], step, read, spreads, bench))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from None
+        self.step = step + 1
+        for member, line in zip(self.members, lines, strict=True):
+            self._report(member, line)
+        if all(member.stopped for member in self.members):
+            named = "; ".join(f"{name} ({why})" for name, why in self.stopped().items())
+            raise NumericalError(f"every member was stopped: {named}.")
+        if self.step - self.checkpointed >= self.every:
             self._save()
 
-    def _spread(self, step: int, x: Tensor) -> float | None:
-        """Σ(x − x̄)² of the batch at steps that are logged, else None."""
-        if step % max(1, self.schedule.steps // LOG_LINES) and step + 1 < self.schedule.steps:
-            return None
-        return float((x - x.mean(0)).square().sum(dtype=torch.float64))
+    def _one(
+        self, member: Member, step: int, read: Sequence[Batch], spreads: Sequence[float | None], bench: Bench
+    ) -> list[Line]:
+        if member.stopped is not None or member.position > step:
+            return []
+        lines = self._take(member, step, read[member.source], spreads[member.source], bench)
+        member.position = step + 1
+        return lines
 
-    def _line(self, step: int, member: Member, done: Forward, loss: float, spread: float) -> Line:
-        rows, dimensions = done.residual.shape
+    def _take(self, member: Member, step: int, batch: Batch, spread: float | None, bench: Bench) -> list[Line]:
+        """One step of one member."""
+        steps = self.schedule.steps
+        resampling = member.method.resampled and due(step, steps)
+        done = member.measure(batch, step / steps, bench.kernels, bench.buffers, resampling)
+        fault = member.fault(done.loss)
+        if fault is not None:
+            return [self._fault(member, step, done.loss, fault)]
+        line = None if spread is None else self._line(step, member, done, len(batch.x), spread)
+        member.update(done, len(batch.x), self.schedule.lr * self.schedule.pace(step), bench.kernels)
+        lines = [] if line is None else [line | {"dead": member.dead()}]
+        member.stopped = member.unreachable(step / steps)
+        given = member.resample(step, self.schedule, batch, done, bench.kernels)
+        return [*lines, {"step": step, "name": member.name, "event": "resampled", "latents": given}] if given else lines
+
+    def _line(self, step: int, member: Member, done: Pass, rows: int, spread: float) -> Line:
         return {
             "step": step,
             "name": member.name,
             "rows": member.rows + rows,
-            "loss": loss,
-            "mse": done.squared_error / (rows * dimensions),
+            "loss": done.loss,
+            "mse": done.squared_error / (rows * member.weights.directions.shape[1]),
             "fvu": done.squared_error / spread if spread else None,
-            "l0": done.count / rows,
-            "l1": None if member.k is not None else member.l1,
+            "l0": done.sums["active"] / rows,
+            "l1": penalty(member),
             "lr": self.schedule.lr * self.schedule.pace(step),
         }
 
-    def _roll_back(self, step: int, index: int, loss: float, fault: str) -> Line:
-        """Skip a bad batch: back to the last good copy."""
-        self.failures[index] += 1
-        self.members[index].restore(self.good[index])
-        return {"step": step, "name": self.members[index].name, "event": "rollback", "fault": fault, "loss": loss}
-
-    def _report(self, index: int, line: Line) -> None:
-        """Record a line, and say so where it is bad news. Raises `NumericalError` where it is too bad."""
-        if line:
-            self.records.write(line)
-        if line.get("event") != "rollback":
-            return
-        back = f"rolled back {line['name']} at step {line['step']}: {line['fault']} loss {line['loss']:g}"
-        self.progress(back, line["step"], self.schedule.steps)
-        if self.failures[index] >= ROLLBACKS:
-            raise NumericalError(
-                f"{back}, for the {ROLLBACKS}th time within {MARK_EVERY} steps: going back did not help. "
-                f"Look at the activations for rows of extreme norm, or lower the learning rate ({self.schedule.lr:g})."
+    def _fault(self, member: Member, step: int, loss: float, fault: str) -> Line:
+        """A bad batch: the step is not taken. After too many in a row the member is stopped."""
+        member.faults += 1
+        if member.faults >= FAULTS:
+            member.stopped = (
+                f"{fault} loss at step {step}, {FAULTS} batches in a row: look at the activations for rows of extreme "
+                f"norm, or lower the learning rate, {self.schedule.lr:g}"
             )
+        return {"step": step, "name": member.name, "event": "skipped", "fault": fault, "loss": loss}
+
+    def _report(self, member: Member, lines: Sequence[Line]) -> None:
+        """Record what happened to a member, and say so where it is bad news."""
+        for line in lines:
+            self.records.write(line)
+            if line.get("event") == "skipped":
+                what = f"{line['fault']} loss {line['loss']:g}"
+                text = f"skipped a batch for {member.name} at step {line['step']}: {what}"
+                self.progress(text, self.step, self.schedule.steps)
+        if member.stopped and member.position == self.step:
+            self.records.write({"step": self.step - 1, "name": member.name, "event": "stopped", "why": member.stopped})
+            self.progress(f"stopped {member.name}: {member.stopped}", self.step, self.schedule.steps)
+
+    def stopped(self) -> dict[str, str]:
+        """Members that are trained no further, and why."""
+        return {member.name: member.stopped for member in self.members if member.stopped}
 
     def _save(self) -> None:
-        """Write the last mark as a checkpoint."""
-        if self.folder is None or not self.mark.members:
+        """Write a checkpoint of this moment."""
+        if self.folder is None or not self.step or any(member.torn for member in self.members):
             return
-        for saved, good in zip(self.mark.members, self.good, strict=True):
-            saved.older = None if good is saved.state else good
         self.records.flush()
-        save_checkpoint(self.folder / FOLDER, self.mark)
-        self.checkpointed = self.mark.step
+        states = [member.state() for member in self.members]
+        save_checkpoint(self.folder / FOLDER, Checkpoint(self.step, self.records.size, states))
+        self.checkpointed = self.step
 
-    def _finish(self, crew: Crew) -> list[Dictionary]:
-        """Measure each member on held-out rows, record it, and fold it into a dictionary."""
-        steps = self.schedule.steps
-        split, batches = self.source.held_out()
+    def _out_of_memory(self, error: Exception) -> SparsescopeError:
+        self._save()
+        members = [(member.source, member.method) for member in self.members]
+        saved = self.checkpointed == self.step > 0
+        return out_of_memory(
+            error, self.feed, members, self.schedule.batch, self.step, saved, self.precision, self.kernels_choice
+        )
 
-        def check(index: int, space: Workspace) -> tuple[Line, HeldOut]:
-            member, back = self.members[index], Line()
-            measured = measure_held_out(member, batches, space)
-            fault = member.fault(measured.loss) or (None if member.finite() else "non-finite")
-            if fault is not None:
-                back = self._roll_back(steps, index, measured.loss, fault)
-                measured = measure_held_out(member, batches, space)
-            return back, measured
-
-        for index, (back, measured) in enumerate(crew.each(check)):
-            member = self.members[index]
-            self._report(index, back)
-            self._report(index, finish_line(member, steps, split, measured))
-            if member.controller is not None and measured.misses(member.controller.target):
-                target = member.controller.target
+    def _finish(self) -> list[Dictionary | None]:
+        """Fold each member into a dictionary, measure that on held-out rows, and record it."""
+        steps, finished = self.schedule.steps, list[Dictionary | None]()
+        held = [source.held_out() for source in self.feed.sources]
+        for member in self.members:
+            if member.stopped is None and not member.finite():
+                member.stopped = "weights that are not finite at the end"
+                self.records.write({"step": steps, "name": member.name, "event": "stopped", "why": member.stopped})
+            if member.stopped is not None:
+                finished.append(None)
+                continue
+            split, batches = held[member.source]
+            source = self.feed.sources[member.source]
+            dictionary = fold(member, source)
+            measured = measure_held_out(dictionary, source, batches)
+            self.records.write(finish_line(member, steps, split, measured))
+            target = member.method.target_l0
+            if target is not None and measured.misses(target):
                 self.progress(f"{member.name} ended at L0 {measured.l0:.3g}, not {target:g}", steps, steps)
-        return [fold(member, self.source) for member in self.members]
+            finished.append(dictionary)
+        return finished
+
+
+def _spread(batch: Batch) -> float:
+    """Σ(y − ȳ)² of the batch."""
+    return float((batch.y - batch.y.mean(0)).square().sum(dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What changes during training: the learning rate, and the l1 of members that were asked for an L0."""
+"""What changes during training: the learning rate, and the penalty of members that were asked for an L0."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from typing_extensions import Self
 
 from ..errors import ConfigurationError
+from .methods import JumpReLU, Method
 
 
 @dataclass(frozen=True)
@@ -55,53 +56,69 @@ class Schedule:
 WINDOW = 5
 """Steps over which the controller averages L0: enough to quieten it, and little delay in the loop."""
 PROPORTIONAL = 0.7
-"""Change of log l1 per unit of log(L0 / target). Above about 1 the loop swings at high learning rates."""
+"""Change of the logarithm of the weight per unit of log(L0 / target). Above about 1 the loop swings at high rates."""
 RESET = 0.05
-"""Share of the run in which a lasting error moves log l1 by as much again."""
+"""Share of the run in which a lasting error moves the logarithm by as much again."""
 LIMIT = 1.0
-"""An error beyond a factor e counts as a factor e, so that a wild beginning does not wind l1 up."""
+"""An error beyond a factor e counts as a factor e, so that a wild beginning does not wind the weight up."""
 FIRST = 0.1
-"""Where l1 starts, as a share of what it is expected to become."""
+"""Where the weight starts, as a share of what it is expected to become."""
+NOTHING = 3.0
+"""When the logarithm has fallen so far below where it began, what is left of the penalty changes nothing."""
 
 
 @dataclass
 class L0Controller:
-    """Moves l1 until a member's L0 is the one asked for: a PI controller on log l1.
+    """Moves the weight of a penalty until a member's L0 is the one asked for: a PI controller on its logarithm.
 
-    More penalty means fewer active latents, after a delay of some tens of steps. `steps` is the length
-    of the run. l1 comes from below: a latent that too much of it shuts off has no gradient to return by.
+    More penalty means fewer active latents, after a delay of some tens of steps. `steps` is the length of
+    the run. The weight comes from below: a latent that too much of it shuts off has no gradient to return by.
 
-    >>> controller = L0Controller(target=16, steps=1000, log_l1=-5.0)
+    >>> controller = L0Controller(target=16, steps=1000, log_weight=-5.0)
     >>> controller.update(32.0)
-    >>> controller.l1 > math.exp(-5.0)
+    >>> controller.weight > math.exp(-5.0)
     True
     """
 
     target: float
     steps: int
-    log_l1: float
+    log_weight: float
     push: float = 0.0
     smoothed: float | None = None
     """Running average of log L0."""
+    first: float | None = None
+    """Where the logarithm began."""
 
     @classmethod
-    def begin(cls, target: float, steps: int, d: int, mean_square: float) -> Self:
-        """A controller for activations of width `d`, with a first guess at l1.
+    def begin(cls, method: Method, steps: int, d: int, mean_square: float) -> Self:
+        """A controller for activations of width `d`, with a first guess at the weight.
 
         With `target` latents sharing a row of squared norm d · mean_square, a code is about
-        sqrt(d · mean_square / target); l1 takes l1 · d / 2 off it, which ends at about a third.
+        c = sqrt(d · mean_square / target). l1 takes l1 · d / 2 off it, which ends at about a third. Leaving
+        the code out costs c² / d, of which an L0 penalty ends at about a tenth.
         """
-        guess = 0.6 * math.sqrt(mean_square / (d * target))
-        return cls(target, steps, math.log(FIRST * guess))
+        target = method.target_l0
+        assert target is not None
+        code = math.sqrt(d * mean_square / target)
+        guess = 0.1 * code**2 / d if isinstance(method, JumpReLU) else 0.6 * code / d
+        first = math.log(FIRST * guess)
+        return cls(target, steps, first, first=first)
 
     @property
-    def l1(self) -> float:
-        return math.exp(self.log_l1 + self.push)
+    def weight(self) -> float:
+        return math.exp(self.log_weight + self.push)
+
+    def short_without_penalty(self) -> float | None:
+        """L0, where it is well below the target though hardly any penalty is left; else None."""
+        if self.smoothed is None or self.first is None or self.log_weight > self.first - NOTHING:
+            return None
+        l0 = math.exp(self.smoothed)
+        return l0 if l0 < 0.85 * self.target else None
 
     def update(self, l0: float) -> None:
         """Take in the L0 of one batch."""
         seen = math.log(max(l0, 0.1))
         self.smoothed = seen if self.smoothed is None else self.smoothed + (seen - self.smoothed) / WINDOW
         error = min(max(self.smoothed - math.log(self.target), -LIMIT), LIMIT)
-        self.log_l1 += PROPORTIONAL / (RESET * self.steps) * error
+        self.log_weight += PROPORTIONAL / (RESET * self.steps) * error
         self.push = PROPORTIONAL * error
