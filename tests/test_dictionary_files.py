@@ -115,6 +115,23 @@ def test_other_tensors_than_declared_are_refused(saved: Path, changes: dict, mes
         load_dictionary(saved, verify=False)
 
 
+def test_a_tied_autoencoder_of_an_earlier_version_has_no_bias(tmp_path: Path) -> None:
+    tied = TiedSAE(directions=WEIGHT_TENSORS["directions"], encoder_bias=torch.ones(6), bias=torch.zeros(4))
+    path = save_dictionary(tied, tmp_path / "tied")
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["dictionary"]["provenance"]["output_site"]
+    reseal(path / "manifest.json", manifest)
+    edit_tensors(path, bias=None)
+    old = load_dictionary(path, verify=False)
+    assert torch.equal(old.bias, torch.zeros(4))
+    assert old.provenance.output_site is None
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(old.reconstruct(x), tied.reconstruct(x))
+    edit_tensors(path, encoder_bias=None)
+    with pytest.raises(ArtifactError, match="encoder_bias is missing"):
+        load_dictionary(path, verify=False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -165,6 +182,14 @@ def test_saving_never_overwrites(saved: Path) -> None:
         save_dictionary(other, saved, resume=True)
     assert save_dictionary(sae(), saved, inputs={"activations": "f00"}, resume=True) == saved
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    same = WEIGHT_TENSORS["directions"]
+    shared = TopKSAE(**{**WEIGHT_TENSORS, "encoder": same, "directions": same}, k=2)
+    apart = TopKSAE(**{**WEIGHT_TENSORS, "encoder": same.clone(), "directions": same}, k=2)
+    one, two = save_dictionary(shared, tmp_path / "one"), save_dictionary(apart, tmp_path / "two")
+    assert (one / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
 
 
 def test_a_full_disk_leaves_what_was_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

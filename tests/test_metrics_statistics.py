@@ -115,7 +115,7 @@ def test_a_latent_that_never_varies_has_neither_skew_nor_kurtosis():
     assert found.kurtosis.isnan().all()
 
 
-@pytest.mark.parametrize("name", ["statistics", "reconstruction", "geometry", "evaluation"])
+@pytest.mark.parametrize("name", ["statistics", "reconstruction", "geometry", "evaluation", "places"])
 def test_examples_in_docstrings_are_true(name):
     found = doctest.testmod(importlib.import_module(f"sparsescope.metrics.{name}"))
     assert found.attempted > 0

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,17 @@ import torch
 from metrics_world import SITE, BigramModel, Halves, memory_store, random_linear
 from report_data import demo_run, entries, entry, estimate
 
+from sparsescope import report
+from sparsescope.dictionaries.files import CLASSES
 from sparsescope.errors import ConfigurationError, NumericalError, StorageError
 from sparsescope.metrics import evaluate
 from sparsescope.report import top_contexts, write_report
+from sparsescope.report.charts import colour, frontiers
 from sparsescope.report.comparison import contests, headline
 from sparsescope.report.contexts import peaks, pieces, spread
 from sparsescope.report.figures import Axis, Point, Series, l0_axis, plain_axis, scatter
 from sparsescope.report.page import build
-from sparsescope.report.words import escape, interval, number
+from sparsescope.report.words import METHODS, escape, in_order, interval, number
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\x00\x1b\u202e<style>"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -142,6 +146,52 @@ def test_several_sites_and_seeds_are_told_apart():
     text = " ".join(parsed(build({"run": {}, "stages": {}, "dictionaries": both})).text)
     assert "At mlp_out.2, with 8, 16 and 32" in text
     assert "seed 1" in text
+
+
+def test_every_method_has_a_name_a_marker_and_a_colour_of_its_own():
+    css = (Path(report.__file__).parent / "page.css").read_text()
+    looks = set()
+    for method in CLASSES:
+        light, dark = re.findall(rf"--m-{method}: (#[0-9a-f]{{6}})", css)
+        assert f".c-{method} {{ --c: var(--m-{method}) }}" in css
+        looks.add((light, dark))
+        assert colour({"method": method}) == f"c-{method}"
+        assert METHODS[method]
+    assert len(looks) == len(CLASSES) == len(METHODS) == len(set(METHODS.values()))
+    assert colour({"method": "something new"}).startswith("c-spare")
+
+
+def test_the_sparsity_that_was_asked_for_is_named_by_what_it_is():
+    asked = [
+        entry("gated", 8, 0.3, 64, l1=0.02),
+        entry("jumprelu", 8, 0.2, 64, l1=0.03),
+        entry("jumprelu", 9, 0.2, 64, l1=0.04, target_l0=9),
+        entry("batchtopk", 8, 0.1, 64, k=8),
+    ]
+    text = " ".join(parsed(build({"run": {}, "stages": {}, "dictionaries": asked})).text)
+    for shown in ("gated, l1 0.02", "JumpReLU, L0 penalty 0.03", "JumpReLU, for L0 9", "BatchTopK, k = 8"):
+        assert shown in text
+
+
+def test_a_transcoder_stands_apart_from_dictionaries_of_one_site():
+    across = [
+        entry("transcoder", k, 0.01, 512, k=k, site="mlp_in.2", output_site="mlp_out.2", ce_zero=9.5, name=f"t{k}")
+        for k in (8, 16)
+    ]
+    alone = entries("mlp_in.2")
+    assert contests(alone + across) == contests(alone)
+    assert headline(alone + across) == headline(alone)
+    text = " ".join(parsed(build({"run": {}, "stages": {}, "dictionaries": alone + across})).text)
+    assert "mlp_in.2 → mlp_out.2" in text
+    assert "With zeros in the place of mlp_out.2: 9.50" in text
+    assert "With zeros in the place of mlp_in.2: 7.90" in text
+    assert "transcoder, 512" in text
+    assert "reads the site before the arrow" in text
+    only_one_site = " ".join(parsed(build({"run": {}, "stages": {}, "dictionaries": alone})).text)
+    assert "before the arrow" not in only_one_site
+    drawn = frontiers(in_order(alone + across), "mlp_in.2 → mlp_out.2")
+    assert drawn.count('class="mark c-transcoder"') == 4  # two points in each of two charts
+    assert "c-topk" not in drawn
 
 
 def test_what_cannot_be_written_is_refused_and_leaves_the_old_report(tmp_path, monkeypatch):

@@ -1,12 +1,19 @@
 """Sites: text to value and back, and nothing that resolves to something else."""
 
+import doctest
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tiny_models import MODELS, make, token_ids
+from torch import Tensor
 
+from sparsescope import sites
 from sparsescope.errors import SiteError
+from sparsescope.models import LanguageModel
 from sparsescope.sites import LAYERED, Site
 
 PATHS = st.from_regex(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+){0,4}", fullmatch=True)
@@ -79,3 +86,33 @@ def test_an_unknown_site_lists_the_forms(text: str, hint: str) -> None:
 def test_what_is_no_string(thing: Any) -> None:
     with pytest.raises(SiteError, match=r"a site is a string such as 'resid_post.2', not"):
         Site.parse(thing)
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_sites_precede_each_other_as_forward_passes_come_to_them(kind: str) -> None:
+    model, seen = LanguageModel(make(kind), kind), []
+
+    def noting(site: str, x: Tensor) -> Tensor:
+        seen.append(Site.parse(site))
+        return x
+
+    model.logits(token_ids(), {site: partial(noting, site) for site in model.sites() if site != "embed"})
+    assert len(seen) == len(model.sites()) - 1
+    for first, second in combinations(seen, 2):
+        assert first.precedes(second) is True, (first, second)
+        assert second.precedes(first) is False, (first, second)
+
+
+def test_the_order_of_embed_and_of_modules() -> None:
+    embed, first, module = Site.parse("embed"), Site.parse("resid_pre.0"), Site.parse("module:a")
+    assert embed.precedes(first) is first.precedes(embed) is False  # the same tensor
+    assert embed.precedes(Site.parse("attn_z.0")) is True
+    assert Site.parse("resid_post.0").precedes(embed) is False
+    assert module.precedes(embed) is embed.precedes(module) is module.precedes(Site.parse("module:b")) is None
+    assert module.precedes(Site.parse("module:a")) is False
+
+
+def test_examples_in_docstrings_are_true() -> None:
+    found = doctest.testmod(sites)
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -33,6 +33,8 @@ LAYERED = (
     "attn_out",
     "attn_z",
 )
+_IN_A_LAYER = ("resid_pre", "attn_z", "attn_out", "resid_mid", "mlp_in", "mlp_act", "mlp_out", "resid_post")
+"""In the order of the forward pass; blocks that compute attention and MLP side by side begin with attention too."""
 _FORMS = "embed, " + ", ".join(f"{name}.L" for name in LAYERED) + ", module:PATH, module:PATH:in"
 
 
@@ -74,6 +76,25 @@ class Site:
             return cls(match[1], layer=int(match[2]))
         hint = suggest(text.split(".")[0], ("embed", *LAYERED))
         raise SiteError(f"unknown site {text!r}: expected one of {_FORMS}.{hint}")
+
+    def precedes(self, other: "Site") -> bool | None:
+        """Whether a forward pass comes to this site before `other`; None where their names do not tell.
+
+        >>> Site.parse("mlp_in.2").precedes(Site.parse("mlp_out.2"))
+        True
+        >>> Site.parse("resid_post.3").precedes(Site.parse("resid_mid.3"))
+        False
+        """
+        if self == other:
+            return False
+        if "module" in (self.quantity, other.quantity):
+            return None
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Layer, and place in the layer. `embed` is what enters the first one."""
+        return (self.layer or 0, 0 if self.quantity == "embed" else _IN_A_LAYER.index(self.quantity))
 
     def __str__(self) -> str:
         if self.quantity == "module":

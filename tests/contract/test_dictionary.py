@@ -2,21 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from sparsescope.dictionaries import (
+    BatchTopKSAE,
     Dictionary,
+    GatedSAE,
     ICADictionary,
+    JumpReLUSAE,
+    MatryoshkaSAE,
     NeuronDictionary,
     NMFDictionary,
+    PAnnealSAE,
     PCADictionary,
     Provenance,
     RandomDirections,
     TiedSAE,
     TopKSAE,
+    TranscoderDictionary,
     UntiedSAE,
     load_dictionary,
     save_dictionary,
@@ -28,6 +35,8 @@ from sparsescope.dictionaries.files import CLASSES
 from sparsescope.errors import ConfigurationError
 
 D, N = 12, 40
+D_OUT = 9
+"""What the transcoders write, which read width D."""
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -44,12 +53,33 @@ MIXING = directions(D, seed=4)
 ANALYSIS = torch.linalg.inv(MIXING.double()).T.float().contiguous()
 BIASES = 0.2 * normal(N, seed=5)
 WEIGHTS = {"encoder": normal(N, D, seed=6), "encoder_bias": BIASES, "directions": directions(), "bias": MEAN}
+GATES = {"gate_bias": BIASES, "magnitude_scale": 0.4 * normal(N, seed=8), "magnitude_bias": 0.5 * normal(N, seed=9)}
+THRESHOLDS = normal(N, seed=10).abs()
+ACROSS = {
+    **WEIGHTS,
+    "directions": unit_rows(normal(N, D_OUT, seed=14))[0],
+    "bias": 0.3 * normal(D_OUT, seed=15),
+}
+SKIP = normal(D_OUT, D, seed=16)
 NON_NEGATIVE = unit_rows(normal(N, D, seed=7).abs())[0]
+
+
+def gated() -> GatedSAE:
+    return GatedSAE(**{name: tensor for name, tensor in WEIGHTS.items() if name != "encoder_bias"}, **GATES)
+
 
 CASES: dict[str, Callable[[], Dictionary]] = {
     "tied_l1": lambda: TiedSAE(directions=directions(), encoder_bias=BIASES),
+    "tied_l1-bias": lambda: TiedSAE(directions=directions(), encoder_bias=BIASES, bias=MEAN),
     "untied_l1": lambda: UntiedSAE(**WEIGHTS),
+    "p_anneal": lambda: PAnnealSAE(**WEIGHTS),
+    "gated": gated,
+    "jumprelu": lambda: JumpReLUSAE(**WEIGHTS, threshold=THRESHOLDS),
     "topk": lambda: TopKSAE(**WEIGHTS, k=5),
+    "batchtopk": lambda: BatchTopKSAE(**WEIGHTS, k=5, threshold=3.5),
+    "matryoshka": lambda: MatryoshkaSAE(**WEIGHTS, k=5, threshold=3.5, widths=(5, 10, N)),
+    "transcoder": lambda: TranscoderDictionary(**ACROSS, k=5),
+    "transcoder-skip": lambda: TranscoderDictionary(**ACROSS, k=5, skip=SKIP),
     "neurons": lambda: NeuronDictionary(bias=torch.zeros(D)),
     "neurons-k": lambda: NeuronDictionary(bias=MEAN, k=3),
     "random": lambda: RandomDirections(directions=directions(), bias=torch.zeros(D)),
@@ -63,6 +93,7 @@ CASES: dict[str, Callable[[], Dictionary]] = {
     "nmf-k": lambda: NMFDictionary(directions=NON_NEGATIVE[:9], bias=-2 + MEAN, k=3, converged=True),
 }
 SIGNED = {"neurons", "pca", "ica"}
+K_ON_AVERAGE = {"batchtopk", "matryoshka"}
 each = pytest.mark.parametrize("dictionary", [build() for build in CASES.values()], ids=list(CASES))
 
 
@@ -85,13 +116,16 @@ def test_decode_is_codes_times_directions_plus_bias(dictionary: Dictionary) -> N
     codes = normal(20, dictionary.n_latents, seed=12)
     wanted = codes.double() @ dictionary.directions.double() + dictionary.bias.double()
     torch.testing.assert_close(dictionary.decode(codes).double(), wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(dictionary.decode(torch.zeros_like(codes)), dictionary.bias.expand(20, D))
+    expanded = dictionary.bias.expand(20, dictionary.d_out)
+    torch.testing.assert_close(dictionary.decode(torch.zeros_like(codes)), expanded)
 
 
 @each
-def test_reconstruct_is_decode_of_encode(dictionary: Dictionary) -> None:
+def test_reconstruct_is_decode_of_encode_and_what_skips_the_codes(dictionary: Dictionary) -> None:
     x = activations()
-    torch.testing.assert_close(dictionary.reconstruct(x), dictionary.decode(dictionary.encode(x)))
+    skip = dictionary.tensors().get("skip")
+    skipped = 0 if skip is None else (x.double() @ skip.double().T).float()
+    torch.testing.assert_close(dictionary.reconstruct(x), dictionary.decode(dictionary.encode(x)) + skipped)
 
 
 @each
@@ -113,7 +147,7 @@ def test_sparse_codes_are_the_dense_codes(dictionary: Dictionary) -> None:
 def test_codes_are_sparse_and_non_negative_where_the_method_says_so(dictionary: Dictionary) -> None:
     codes = dictionary.encode(activations(200))
     k = dictionary.settings().get("k")
-    if k is not None:
+    if k is not None and dictionary.method not in K_ON_AVERAGE:
         assert (codes != 0).sum(-1).max() == k
     if k is not None or dictionary.method not in SIGNED:
         assert codes.min() == 0
@@ -164,20 +198,20 @@ def test_leading_dimensions_are_kept(dictionary: Dictionary) -> None:
         codes = dictionary.encode(shaped)
         assert codes.shape == (*shape, dictionary.n_latents)
         close(codes.reshape(24, -1), flat, dictionary)
-        assert dictionary.reconstruct(shaped).shape == shaped.shape
+        assert dictionary.reconstruct(shaped).shape == (*shape, dictionary.d_out)
         indices, values = dictionary.encode_sparse(shaped)
         assert indices.shape == values.shape
         assert indices.shape[:-1] == shape
     close(dictionary.encode(x[0]), flat[0], dictionary)
     indices, values = dictionary.encode_sparse(x[0])
-    torch.testing.assert_close(dictionary.decode_sparse(indices, values), dictionary.reconstruct(x[0]))
+    torch.testing.assert_close(dictionary.decode_sparse(indices, values), dictionary.decode(flat[0]))
 
 
 @each
 def test_no_rows_at_all(dictionary: Dictionary) -> None:
     empty = torch.zeros(0, D)
     assert dictionary.encode(empty).shape == (0, dictionary.n_latents)
-    assert dictionary.reconstruct(empty).shape == (0, D)
+    assert dictionary.reconstruct(empty).shape == (0, dictionary.d_out)
     assert len(dictionary.encode_sparse(empty)[0]) == 0
 
 
@@ -194,7 +228,7 @@ def test_sizes(dictionary: Dictionary) -> None:
     assert dictionary.directions.shape == (dictionary.n_latents, dictionary.d_out)
     assert dictionary.bias.shape == (dictionary.d_out,)
     assert dictionary.encode(activations(4)).shape == (4, dictionary.n_latents)
-    assert (dictionary.d_in, dictionary.d_out) == (D, D)
+    assert (dictionary.d_in, dictionary.d_out) == (D, D_OUT if dictionary.two_sites else D)
     shown = repr(dictionary)
     assert type(dictionary).__name__ in shown
     assert str(dictionary.n_latents) in shown
@@ -226,6 +260,8 @@ def test_another_dtype(dictionary: Dictionary, dtype: torch.dtype) -> None:
 @each
 def test_what_is_saved_comes_back_bit_for_bit(dictionary: Dictionary, tmp_path) -> None:
     origin = Provenance(site="resid_post.2", name="a name", seed=3, l1=8.6e-4, k=5, target_l0=16.5, activations="abc")
+    if dictionary.two_sites:
+        origin = replace(origin, output_site="mlp_out.3")
     known = replace(dictionary, provenance=origin)
     out = save_dictionary(known, tmp_path / "saved")
     again = load_dictionary(out)
@@ -271,6 +307,8 @@ def test_wrong_fields_are_a_clear_error(dictionary: Dictionary) -> None:
     for name, tensor in dictionary.tensors().items():
         if tensor.ndim == 1 and type(dictionary) is NeuronDictionary:
             wrong = {name: torch.zeros(2, D)}  # its one vector may have any length
+        elif name == "encoder" and dictionary.two_sites:
+            wrong = {name: tensor[1:]}  # nothing but the encoder says what it reads
         else:
             wrong = {name: torch.cat([tensor, tensor[:1]], dim=-1) if tensor.ndim == 1 else tensor[:, 1:]}
         with pytest.raises(ConfigurationError):
@@ -293,18 +331,19 @@ def test_directions_off_the_unit_sphere_are_refused(dictionary: Dictionary) -> N
         assert type(dictionary) is NeuronDictionary  # the identity cannot be off
         return
     weights = dictionary.tensors()[name]
-    for row in (1.1 * weights[2], torch.zeros(D), torch.full((D,), torch.nan)):
+    for row in (1.1 * weights[2], 0 * weights[2], torch.nan * weights[2]):
         changed = torch.cat([weights[:2], row[None], weights[3:]])
         with pytest.raises(ConfigurationError, match=rf"row 2 of {name} has norm .*, expected 1"):
             replace(dictionary, **{name: changed})
 
 
+LEARNED = ("tied_l1", "tied_l1-bias", "untied_l1", "p_anneal", "gated", "jumprelu", "topk", "batchtopk", "matryoshka")
+
+
 @pytest.mark.parametrize("scale", [0.01, 0.37, 25.0])
-@pytest.mark.parametrize("name", ["tied_l1", "untied_l1", "topk"])
+@pytest.mark.parametrize("name", LEARNED)
 def test_folding_a_scale_equals_scaling_the_data(name: str, scale: float) -> None:
-    trained = CASES[name]()
-    assert isinstance(trained, TiedSAE | UntiedSAE | TopKSAE)
-    trained = trained.to(torch.float64).with_provenance(name="kept")
+    trained: Any = CASES[name]().to(torch.float64).with_provenance(name="kept")
     folded = trained.scaled(scale)
     x = activations().double() / scale
     torch.testing.assert_close(folded.encode(x), trained.encode(x * scale) / scale)
@@ -316,25 +355,17 @@ def test_folding_a_scale_equals_scaling_the_data(name: str, scale: float) -> Non
             trained.scaled(wrong)
 
 
-def test_autoencoders_compute_their_formulas() -> None:
-    x = activations().double().numpy()
-    m, b = directions().double().numpy(), BIASES.double().numpy()
-    e, mean = WEIGHTS["encoder"].double().numpy(), MEAN.double().numpy()
-    tied = (x @ m.T + b).clip(min=0)
-    untied = (x @ e.T + b).clip(min=0)
-    topk = ((x - mean) @ e.T + b).clip(min=0)
-    for row in topk:
-        row[row.argsort()[:-5]] = 0
-    for name, codes, bias in (("tied_l1", tied, 0), ("untied_l1", untied, mean), ("topk", topk, mean)):
-        sae = CASES[name]().to(torch.float64)
-        torch.testing.assert_close(sae.encode(torch.from_numpy(x)), torch.from_numpy(codes))
-        torch.testing.assert_close(sae.reconstruct(torch.from_numpy(x)), torch.from_numpy(codes @ m + bias))
-
-
-def test_top_k_with_fewer_positive_latents_than_k() -> None:
-    sae = TopKSAE(**{**WEIGHTS, "encoder_bias": BIASES - 3}, k=30)
-    x = activations()
-    indices, values = sae.encode_sparse(x)
-    wanted = ((x - MEAN) @ WEIGHTS["encoder"].T + BIASES - 3).relu()
-    assert (values > 0).sum(-1).max() < 30
-    torch.testing.assert_close(to_dense(indices, values, N), wanted)
+@pytest.mark.parametrize(("inner", "outer"), [(0.01, 0.37), (25.0, 25.0), (3.0, 0.2)])
+@pytest.mark.parametrize("name", ["transcoder", "transcoder-skip"])
+def test_folding_the_scales_of_both_sites_equals_scaling_the_data(name: str, inner: float, outer: float) -> None:
+    trained: Any = CASES[name]().to(torch.float64).with_provenance(name="kept")
+    folded = trained.scaled(inner, outer)
+    x = activations().double() / inner
+    torch.testing.assert_close(folded.encode(x), trained.encode(x * inner) / outer)
+    torch.testing.assert_close(folded.reconstruct(x), trained.reconstruct(x * inner) / outer)
+    assert torch.equal(folded.directions, trained.directions)
+    assert (folded.k, folded.provenance) == (trained.k, trained.provenance)
+    with pytest.raises(ConfigurationError, match=r"input_scale = 0.0, expected a positive number"):
+        trained.scaled(0.0, outer)
+    with pytest.raises(ConfigurationError, match=r"output_scale = nan, expected a positive number"):
+        trained.scaled(inner, float("nan"))

@@ -8,6 +8,8 @@ from .base import unit_rows as unit_rows
 from .files import load_dictionary as load_dictionary
 from .files import save_dictionary as save_dictionary
 from .fitting import fit as fit
+from .gated import GatedSAE as GatedSAE
+from .jumprelu import JumpReLUSAE as JumpReLUSAE
 from .linear import ICADictionary as ICADictionary
 from .linear import NeuronDictionary as NeuronDictionary
 from .linear import PCADictionary as PCADictionary
@@ -19,6 +21,10 @@ from .methods import FitMethod as FitMethod
 from .methods import Neurons as Neurons
 from .methods import Random as Random
 from .nmf import NMFDictionary as NMFDictionary
+from .sae import PAnnealSAE as PAnnealSAE
 from .sae import TiedSAE as TiedSAE
-from .sae import TopKSAE as TopKSAE
 from .sae import UntiedSAE as UntiedSAE
+from .topk import BatchTopKSAE as BatchTopKSAE
+from .topk import MatryoshkaSAE as MatryoshkaSAE
+from .topk import TopKSAE as TopKSAE
+from .transcoder import TranscoderDictionary as TranscoderDictionary

@@ -31,12 +31,15 @@ UNIT_NORM_TOLERANCE = 5e-3
 class Provenance:
     """Where a dictionary comes from. Everything is optional: a dictionary may be built by hand.
 
-    `site` is the string form of the site its input is read from; `activations` the fingerprint of the
-    store it was fitted on; `model` the name of the model; `l1`, `k`, `target_l0` the sparsity it was
-    asked for (None where the method has none); `path` the directory it was loaded from.
+    `site` is the string form of the site its input is read from; `output_site` that of the site it
+    reconstructs, where that is another one; `activations` the fingerprint of the store it was fitted
+    on; `model` the name of the model; `l1` the weight of the penalty it was trained with (of JumpReLU,
+    of its L0 penalty), `k` and `target_l0` the sparsity it was asked for, each None where the method
+    has none; `path` the directory it was loaded from.
     """
 
     site: str | None = None
+    output_site: str | None = None
     name: str | None = None
     seed: int | None = None
     l1: float | None = None
@@ -62,6 +65,10 @@ class Dictionary(ABC):
     provenance: Provenance = Provenance()
 
     method: ClassVar[str]
+    two_sites: ClassVar[bool] = False
+    """Whether it reads one site and reconstructs another, as a transcoder does."""
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that files written by earlier versions lack; they then have their defaults."""
 
     if TYPE_CHECKING:
         # At run time a subclass has these as dataclass fields or as properties of its own. They
@@ -101,7 +108,7 @@ class Dictionary(ABC):
         return summed.reshape(*batch, self.d_out) + self.bias
 
     def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """What metrics and splicing put in the place of `x`."""
+        """What metrics and splicing put in the place of `x` (of the output site's activation, with two sites)."""
         return self.decode(self.encode(x))
 
     @property

@@ -10,19 +10,26 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..artifact import MANIFEST, Artifact, Draft, drafting, open_artifact, start, write_tensors
 from ..errors import ArtifactError, ConfigurationError, suggest
 from .base import Dictionary, Provenance
+from .gated import GatedSAE
+from .jumprelu import JumpReLUSAE
 from .linear import ICADictionary, NeuronDictionary, PCADictionary, RandomDirections
 from .nmf import NMFDictionary
-from .sae import TiedSAE, TopKSAE, UntiedSAE
+from .sae import PAnnealSAE, TiedSAE, UntiedSAE
+from .topk import BatchTopKSAE, MatryoshkaSAE, TopKSAE
+from .transcoder import TranscoderDictionary
 
 KIND = "dictionary"
 CONTAINER = "dictionaries"
 WEIGHTS = "dictionary.safetensors"
 
 _FINAL: tuple[type[Dictionary], ...] = (
-    *(TiedSAE, UntiedSAE, TopKSAE),
+    *(TiedSAE, UntiedSAE, PAnnealSAE, GatedSAE, JumpReLUSAE),
+    *(TopKSAE, BatchTopKSAE, MatryoshkaSAE, TranscoderDictionary),
     *(NeuronDictionary, RandomDirections, PCADictionary, ICADictionary, NMFDictionary),
 )
 CLASSES: dict[str, type[Dictionary]] = {cls.method: cls for cls in _FINAL}
@@ -63,8 +70,19 @@ def record(dictionary: Dictionary) -> dict[str, Any]:
 
 def finish(dictionary: Dictionary, draft: Draft) -> Artifact:
     """Put a dictionary into an artifact that was started, and seal it."""
-    write_tensors(draft.path / WEIGHTS, dictionary.tensors())
+    write_tensors(draft.path / WEIGHTS, _apart(dictionary.tensors()))
     return draft.finish(dictionary=record(dictionary))
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none sharing memory with another (encoder and directions may): safetensors refuses that."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def load_dictionary(path: str | Path, verify: bool = True) -> Dictionary:
@@ -107,12 +125,12 @@ def _record(artifact: Artifact) -> tuple[str, dict[str, Any], dict[str, Any]]:
 def _build(
     cls: type[Dictionary], artifact: Artifact, settings: dict[str, Any], provenance: dict[str, Any]
 ) -> Dictionary:
-    """Construct `cls` from exactly the tensors and settings it declares."""
+    """Construct `cls` from exactly the tensors and settings it declares, but for those that came `later`."""
     tensors = artifact.load(WEIGHTS)
     declared = {field.name for field in fields(cls)} - {"provenance"}
     given = tensors.keys() | settings.keys()
     problems = [
-        *(f"{name} is missing" for name in sorted(declared - given)),
+        *(f"{name} is missing" for name in sorted(declared - given - set(cls.later))),
         *(f"{name} is not known" for name in sorted(given - declared)),
         *(f"provenance.{name} is not known" for name in sorted(provenance.keys() - asdict(Provenance()).keys())),
         *(f"{name} is given twice" for name in sorted(tensors.keys() & settings.keys())),

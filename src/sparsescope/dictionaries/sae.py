@@ -1,27 +1,32 @@
-"""Sparse autoencoders, as they are after training: weights in the units of the activations.
+"""Autoencoders of the L1 family, as they are after training: weights in the units of the activations.
 
 A trainer that saw `x * scale` hands over the weights it ended with and calls `scaled(scale)`, which
 folds the scale in: codes and reconstructions come out in the units of `x`, directions stay unit-norm.
+Every learned dictionary has such a `scaled`.
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, TypeVar, final
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .base import Dictionary, keep_largest, matrix_shape, to_dense
+from .base import Dictionary, matrix_shape
+
+Learned = TypeVar("Learned", bound=Dictionary)
 
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TiedSAE(Dictionary):
-    """The paper's autoencoder: c = ReLU(M x + b), x_hat = M^T c (Cunningham et al. 2023, section 2).
+    """The paper's autoencoder: c = ReLU(M x + e), x_hat = M^T c + bias (Cunningham et al. 2023, section 2).
 
-    `directions` is M, rows unit-norm, (n_latents, d); `encoder_bias` is b, (n_latents). There is no
-    decoder bias, so `bias` is zero. Raises `ConfigurationError` for wrong shapes or norms.
+    `directions` is M, rows unit-norm, (n_latents, d); `encoder_bias` is e, (n_latents). The paper has no
+    `bias` (d), and None stands for zeros. Where one was learned by centring the input, c = ReLU(M (x -
+    bias) + b), the centring is part of `encoder_bias`: e = b - M bias. Raises `ConfigurationError` for
+    wrong shapes or norms.
 
     >>> import torch
     >>> sae = TiedSAE(directions=torch.eye(3), encoder_bias=torch.tensor([0.0, -1.0, 0.0]))
@@ -31,17 +36,17 @@ class TiedSAE(Dictionary):
 
     directions: Float[Tensor, "latent d_out"]
     encoder_bias: Float[Tensor, " latent"]
+    bias: Float[Tensor, " d_out"] = None  # type: ignore[assignment]  # zeros take its place below
 
     method: ClassVar[str] = "tied_l1"
+    later: ClassVar[tuple[str, ...]] = ("bias",)
 
     def __post_init__(self) -> None:
         n_latents, width = matrix_shape(self.directions, type(self).__name__, "directions")
-        self.check_fields({"directions": (n_latents, width), "encoder_bias": (n_latents,)})
+        if self.bias is None:
+            object.__setattr__(self, "bias", self.directions.new_zeros(width))
+        self.check_fields({"directions": (n_latents, width), "encoder_bias": (n_latents,), "bias": (width,)})
         self.check_unit_rows()
-
-    @property
-    def bias(self) -> Float[Tensor, " d_out"]:
-        return self.directions.new_zeros(self.d_out)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latent"]:
         self.check_input(x)
@@ -49,7 +54,7 @@ class TiedSAE(Dictionary):
 
     def scaled(self, scale: float) -> "TiedSAE":
         """The dictionary for `x`, given that this one was trained on `x * scale`."""
-        return replace(self, encoder_bias=self.encoder_bias / checked_scale(scale))
+        return folded(self, scale, "encoder_bias", "bias")
 
 
 @final
@@ -69,7 +74,7 @@ class UntiedSAE(Dictionary):
     method: ClassVar[str] = "untied_l1"
 
     def __post_init__(self) -> None:
-        check_autoencoder(self)
+        check_autoencoder(self, "encoder_bias")
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latent"]:
         self.check_input(x)
@@ -77,68 +82,55 @@ class UntiedSAE(Dictionary):
 
     def scaled(self, scale: float) -> "UntiedSAE":
         """The dictionary for `x`, given that this one was trained on `x * scale`."""
-        scale = checked_scale(scale)
-        return replace(self, encoder_bias=self.encoder_bias / scale, bias=self.bias / scale)
+        return folded(self, scale, "encoder_bias", "bias")
 
 
 @final
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class TopKSAE(Dictionary):
-    """Keeps the k largest codes: c = TopK(ReLU(E (x - bias) + e)), x_hat = D^T c + bias.
+class PAnnealSAE(Dictionary):
+    """Trained with p-annealing (Karvonen et al. 2024, arXiv 2408.00113): c = ReLU(E x + e), x_hat = D^T c + bias.
 
-    Fields as in `UntiedSAE`, and `k`: at most k latents are active in a row, fewer where fewer are
-    positive (Gao et al. 2024, arXiv 2406.04093). Raises `ConfigurationError` for wrong shapes, norms
-    or k.
+    The penalty, which sinks from the sum of codes to that of their p-th powers, p < 1, belongs to the
+    training; what is left after it has the form and the fields of `UntiedSAE`.
     """
 
     encoder: Float[Tensor, "latent d_in"]
     encoder_bias: Float[Tensor, " latent"]
     directions: Float[Tensor, "latent d_out"]
     bias: Float[Tensor, " d_out"]
-    k: int
 
-    method: ClassVar[str] = "topk"
+    method: ClassVar[str] = "p_anneal"
 
     def __post_init__(self) -> None:
-        check_autoencoder(self)
-        self.check_k(self.k, self.n_latents)
+        check_autoencoder(self, "encoder_bias")
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch latent"]:
-        return to_dense(*self.encode_sparse(x), self.n_latents)
-
-    def encode_sparse(
-        self, x: Float[Tensor, "*batch d_in"]
-    ) -> tuple[Int[Tensor, "*batch slot"], Float[Tensor, "*batch slot"]]:
         self.check_input(x)
-        return keep_largest((x - self.bias) @ self.encoder.T + self.encoder_bias, self.k)
+        return (x @ self.encoder.T + self.encoder_bias).relu()
 
-    def reconstruct(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        return self.decode_sparse(*self.encode_sparse(x))
-
-    def scaled(self, scale: float) -> "TopKSAE":
+    def scaled(self, scale: float) -> "PAnnealSAE":
         """The dictionary for `x`, given that this one was trained on `x * scale`."""
-        scale = checked_scale(scale)
-        return replace(self, encoder_bias=self.encoder_bias / scale, bias=self.bias / scale)
+        return folded(self, scale, "encoder_bias", "bias")
 
 
-def check_autoencoder(sae: UntiedSAE | TopKSAE) -> None:
-    """Shapes and norms of an autoencoder with separate encoder and decoder."""
+def check_autoencoder(sae: Dictionary, *vectors: str) -> None:
+    """Shapes and norms: `encoder` and `directions` alike, `bias`, and `vectors` with one entry per latent."""
     n_latents, width = matrix_shape(sae.directions, type(sae).__name__, "directions")
-    sae.check_fields(
-        {
-            "directions": (n_latents, width),
-            "encoder": (n_latents, width),
-            "encoder_bias": (n_latents,),
-            "bias": (width,),
-        }
-    )
+    matrices = {"directions": (n_latents, width), "encoder": (n_latents, width)}
+    sae.check_fields({**matrices, **dict.fromkeys(vectors, (n_latents,)), "bias": (width,)})
     sae.check_unit_rows()
 
 
-def checked_scale(scale: float) -> float:
+def folded(dictionary: Learned, scale: float, *names: str) -> Learned:
+    """The dictionary with the named fields, those in the units of its input, divided by `scale`."""
+    scale = checked_scale(scale)
+    return replace(dictionary, **{name: getattr(dictionary, name) / scale for name in names})
+
+
+def checked_scale(scale: float, name: str = "scale") -> float:
     """A positive finite number, or a `ConfigurationError`."""
     if not (math.isfinite(scale) and scale > 0):
         raise ConfigurationError(
-            f"scale = {scale!r}, expected a positive number: the factor that inputs were multiplied by."
+            f"{name} = {scale!r}, expected a positive number: the factor that activations were multiplied by."
         )
     return float(scale)

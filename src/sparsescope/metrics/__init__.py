@@ -3,6 +3,7 @@
 from .evaluate import evaluate, evaluate_all
 from .evaluation import Evaluation
 from .geometry import capacity, match, max_cosine, mmcs, neurons_per_latent, recovery
+from .places import Place, place_of
 from .reconstruction import Reconstruction, fvu
 from .splicing import Losses, constant, losses, splice
 from .statistics import Estimate, Moments, moments, ratio_of_sums, resampled_sums
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluation",
     "Losses",
     "Moments",
+    "Place",
     "Reconstruction",
     "capacity",
     "constant",
@@ -24,6 +26,7 @@ __all__ = [
     "mmcs",
     "moments",
     "neurons_per_latent",
+    "place_of",
     "ratio_of_sums",
     "recovery",
     "resampled_sums",

@@ -5,6 +5,10 @@ and one clean run of the model, which is how a table of them stays affordable: t
 contexts and the same bootstrap samples serve all, so that differences between them are paired.
 
 Splits are by document. Choose settings on "validation" and report numbers from "test", the default.
+
+A transcoder reads one site and reconstructs another: what it is compared with, and what it replaces in
+the model, is the activation at the output site; what it is given is that of the input site at the same
+token, and in the same run of the model.
 """
 
 import math
@@ -19,12 +23,13 @@ from torch import Tensor
 
 from ..activations.base import Activations, Block
 from ..dictionaries.base import Dictionary
-from ..errors import ArtifactError, ConfigurationError, NumericalError
+from ..errors import ConfigurationError, NumericalError
 from ..text import Tokens
 from .evaluation import Evaluation
 from .geometry import capacity
+from .places import Place, check_order, check_origin, place_of
 from .reconstruction import COLUMNS, RATIOS, Reconstruction
-from .splicing import Losses, Replacement, constant, losses, splice
+from .splicing import Losses, Replacement, Sites, constant, losses, splice
 from .statistics import RESAMPLES, Estimate, ratio_estimate, resampled_sums
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ def evaluate(
     *,
     model: "LanguageModel | None" = None,
     split: str = "test",
-    site: str | None = None,
+    site: str | tuple[str, str] | None = None,
     max_tokens: int | None = None,
     splice_tokens: int | None = SPLICE_TOKENS,
     elsewhere: bool = False,
@@ -53,16 +58,16 @@ def evaluate(
 ) -> Evaluation:
     """Measure one dictionary on held-out activations and, with `model`, inside the model.
 
-    `split` is "test" for numbers to report, "validation" while settings are still being chosen. `site`
-    is only needed for a dictionary whose provenance names none. `max_tokens` and `splice_tokens` limit
-    the tokens that are encoded, and those that the model is run on, to a random draw of contexts (None:
-    all); the latter are among the former. A dictionary is measured on the store that it was made from,
-    whose test documents it cannot have seen; `elsewhere` allows another one, and the caller vouches that
-    its text is other text.
+    `split` is "test" for numbers to report, "validation" while settings are still being chosen. `site`,
+    for a transcoder the pair (input, output), is only needed where the provenance names none.
+    `max_tokens` and `splice_tokens` limit the tokens that are encoded, and those that the model is run
+    on, to a random draw of contexts (None: all); the latter are among the former. A dictionary is
+    measured on the store that it was made from, whose test documents it cannot have seen; `elsewhere`
+    allows another one, and the caller vouches that its text is other text.
 
     Raises `ArtifactError` when the activations are another model's, or the dictionary was made from
-    others and `elsewhere` is off, `SiteError` when they lack the site,
-    `ConfigurationError` when the widths differ, `NumericalError` on NaN.
+    others and `elsewhere` is off, `SiteError` when they lack the site, or the model does not come to the
+    input site before the output site, `ConfigurationError` when the widths differ, `NumericalError` on NaN.
 
     >>> print(evaluate(sae, store, model=lm))  # doctest: +SKIP
     """
@@ -86,7 +91,7 @@ def evaluate_all(
     *,
     model: "LanguageModel | None" = None,
     split: str = "test",
-    site: str | None = None,
+    site: str | tuple[str, str] | None = None,
     max_tokens: int | None = None,
     splice_tokens: int | None = SPLICE_TOKENS,
     elsewhere: bool = False,
@@ -97,31 +102,34 @@ def evaluate_all(
     """`evaluate` for several dictionaries at once, on the same tokens, contexts and bootstrap samples."""
     if seed < 0:
         raise ConfigurationError(f"seed = {seed}, expected a whole number of 0 or more.")
-    sites = [check_site(dictionary, store, site) for dictionary in dictionaries]
+    places = [place_of(dictionary, store, site) for dictionary in dictionaries]
     if not elsewhere:
         for dictionary in dictionaries:
-            _check_origin(dictionary, store)
+            check_origin(dictionary, store)
+    contexts = store.contexts(split)
     if model is not None:
         store.check_model(model)
-    contexts = store.contexts(split)
+        for dictionary, at in zip(dictionaries, places, strict=True):
+            if at.two:
+                check_order(model, at, contexts.ids[:1, :1], dictionary.provenance.name or dictionary.method)
     sample = _Sample(store, split, draw_contexts(contexts, max_tokens, seed))
     plan = _Bootstrap(resamples, seed)
     found: list[dict[str, Any]] = [{} for _ in dictionaries]
-    for here in dict.fromkeys(sites):
-        members = [i for i, at in enumerate(sites) if at == here]
+    for here in dict.fromkeys(places):
+        members = [i for i, at in enumerate(places) if at == here]
         sums = _reconstruct([dictionaries[i] for i in members], sample, here, progress)
         for i, one in zip(members, sums, strict=True):
-            found[i] = _measured(one, plan, here)
+            found[i] = _measured(one, plan, here.writes)
     if model is not None and dictionaries:
         rows = np.intersect1d(sample.numbers, draw_contexts(contexts, splice_tokens, seed))
-        held = _held(sample, sites[0], contexts)[rows]
-        replacements = _replacements([dictionary.to(model.device) for dictionary in dictionaries], sites, store)
+        held = _held(sample, places[0].reads, contexts)[rows]
+        replacements = _replacements([dictionary.to(model.device) for dictionary in dictionaries], places, store)
         loss = losses(model, _take(contexts, rows), replacements, where=held, progress=progress)
-        for i, at in enumerate(sites):
-            found[i] |= _spliced(loss, str(i), at, plan)
+        for i, at in enumerate(places):
+            found[i] |= _spliced(loss, str(i), at.writes, plan)
     return [
         _evaluation(dictionary, at, split, numbers)
-        for dictionary, at, numbers in zip(dictionaries, sites, found, strict=True)
+        for dictionary, at, numbers in zip(dictionaries, places, found, strict=True)
     ]
 
 
@@ -157,6 +165,14 @@ class _Sample:
             if int(block.context[-1]) > last:
                 return
 
+    def pairs(self, place: Place) -> Iterator[tuple[Block, Float[Tensor, "row d_out"]]]:
+        """Blocks of the input site, and what stands at the output site in the same rows."""
+        if not place.two:
+            yield from ((block, block.x) for block in self.blocks(place.reads))
+            return
+        for block, beside in zip(self.blocks(place.reads), self.blocks(place.writes), strict=True):
+            yield block, beside.x
+
 
 @dataclass(frozen=True)
 class _Bootstrap:
@@ -177,42 +193,11 @@ class _Bootstrap:
         }
 
 
-def check_site(dictionary: Dictionary, store: Activations, site: str | None = None) -> str:
-    """The site a dictionary is measured at: `site`, or else its own.
-
-    Raises `SiteError` or `ConfigurationError` when the store does not have it, or has it at another width.
-    """
-    at = site or dictionary.provenance.site
-    if at is None:
-        raise ConfigurationError(
-            f"this {dictionary.method} dictionary does not say which site it belongs to: "
-            f"give site=, one of {', '.join(store.sites)}."
-        )
-    width = store.width(at)
-    if dictionary.d_in != width or dictionary.d_out != width:
-        raise ConfigurationError(
-            f"{dictionary.provenance.name or dictionary.method} reads width {dictionary.d_in} and writes width "
-            f"{dictionary.d_out}, but activations at {at} have width {width}: give the store it was made from."
-        )
-    return at
-
-
-def _check_origin(dictionary: Dictionary, store: Activations) -> None:
-    """Documents that are held out of one store may have been trained on in another."""
-    made_from = dictionary.provenance.activations
-    if dictionary.provenance.site is not None and made_from not in (None, store.fingerprint):
-        raise ArtifactError(
-            f"{dictionary.provenance.name or dictionary.method} was made from other activations (fingerprint "
-            f"{str(made_from)[:12]}…) than these ({store.fingerprint[:12]}…): their held-out documents may be among "
-            "those it was made from. Give the store it was made from, or, where the text is other text, say so with "
-            "elsewhere (--elsewhere)."
-        )
-
-
 def _reconstruct(
-    dictionaries: Sequence[Dictionary], sample: _Sample, site: str, progress: Progress | None
+    dictionaries: Sequence[Dictionary], sample: _Sample, place: Place, progress: Progress | None
 ) -> list[Reconstruction]:
-    """Sums of all dictionaries of one site: one pass for the mean and the documents, one for everything else."""
+    """Sums of all dictionaries of one place: one pass for the mean and the documents, one for everything else."""
+    site = place.writes
     total, rows, seen = torch.zeros(sample.store.width(site), dtype=torch.float64), 0, []
     for block in sample.blocks(site):
         total += block.x.double().sum(0)
@@ -227,10 +212,10 @@ def _reconstruct(
     documents = torch.cat(seen).unique()
     sums = [Reconstruction(dictionary, total / rows, len(documents)) for dictionary in dictionaries]
     done = 0
-    for block in sample.blocks(site):
-        places = torch.searchsorted(documents, block.document)
+    for block, target in sample.pairs(place):
+        numbers = torch.searchsorted(documents, block.document)
         for one in sums:
-            one.add(block.x, places)
+            one.add(block.x, numbers, target)
         done += len(block.x)
         if progress is not None:
             progress(f"reconstructing {site}", done, rows)
@@ -264,14 +249,14 @@ def _take(contexts: Tokens, rows: Int[np.ndarray, " context"]) -> Tokens:
 
 
 def _replacements(
-    dictionaries: Sequence[Dictionary], sites: Sequence[str], store: Activations
-) -> dict[str, tuple[str, Replacement]]:
-    """Every dictionary under its number, and both floors of every site."""
-    by_name: dict[str, tuple[str, Replacement]] = {}
-    for at in dict.fromkeys(sites):
+    dictionaries: Sequence[Dictionary], places: Sequence[Place], store: Activations
+) -> dict[str, tuple[Sites, Replacement]]:
+    """Every dictionary under its number, and both floors of every site that is reconstructed."""
+    by_name: dict[str, tuple[Sites, Replacement]] = {}
+    for at in dict.fromkeys(place.writes for place in places):
         by_name[f"zero {at}"] = (at, constant(torch.zeros(store.width(at))))
         by_name[f"mean {at}"] = (at, constant(store.mean(at)))
-    return by_name | {str(i): (sites[i], splice(dictionary)) for i, dictionary in enumerate(dictionaries)}
+    return by_name | {str(i): (places[i], splice(dictionary)) for i, dictionary in enumerate(dictionaries)}
 
 
 def _spliced(loss: Losses, name: str, site: str, plan: _Bootstrap) -> dict[str, Any]:
@@ -298,7 +283,7 @@ def _spliced(loss: Losses, name: str, site: str, plan: _Bootstrap) -> dict[str, 
     }
 
 
-def _evaluation(dictionary: Dictionary, site: str, split: str, numbers: dict[str, Any]) -> Evaluation:
+def _evaluation(dictionary: Dictionary, place: Place, split: str, numbers: dict[str, Any]) -> Evaluation:
     origin = dictionary.provenance
     k = origin.k if origin.k is not None else dictionary.settings().get("k")
     rows = None
@@ -308,7 +293,8 @@ def _evaluation(dictionary: Dictionary, site: str, split: str, numbers: dict[str
     return Evaluation(
         name=origin.name or origin.path or f"{dictionary.method}-{dictionary.n_latents}",
         method=dictionary.method,
-        site=site,
+        site=place.reads,
+        output_site=place.writes if place.two else None,
         n_latents=dictionary.n_latents,
         seed=origin.seed,
         l1=origin.l1,

@@ -24,6 +24,8 @@ class Evaluation:
     name: str
     method: str
     site: str
+    output_site: str | None = None
+    """The site that is reconstructed, where it is not the one that is read."""
     n_latents: int
     seed: int | None
     l1: float | None
@@ -71,8 +73,9 @@ class Evaluation:
         }
 
     def __str__(self) -> str:
+        where = self.site if self.output_site is None else f"{self.site} → {self.output_site}"
         lines = [
-            f"{self.name}: {self.method}, {self.n_latents:,} latents at {self.site}",
+            f"{self.name}: {self.method}, {self.n_latents:,} latents at {where}",
             f"  on {self.tokens:,} tokens of {self.fvu.n:,} {self.split} documents, 95% intervals over documents",
             f"  FVU           {self.fvu:.4f}",
             f"  L0            {self.l0:.1f}",

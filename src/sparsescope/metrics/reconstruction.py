@@ -12,6 +12,8 @@ good (a known fault of several libraries).
     density      share of tokens on which a latent is active, per latent
     alive        latents active on more than 10 tokens
 
+Here x is what x̂ stands for: of a transcoder, the activation at its output site.
+
 Sources: FVU, L0, alive from Cunningham et al. 2023; γ from Rajamanoharan et al. 2024 (*Improving
 Dictionary Learning with Gated SAEs*, §3.2); norm ratio as in SAEBench.
 """
@@ -91,7 +93,7 @@ def row_chunks(n_rows: int, n_latents: int) -> Iterator[slice]:
 class Reconstruction:
     """Running sums of one dictionary over a set of documents; feed it blocks with `add`.
 
-    `mean` is the mean of all tokens that will be added; `documents` how many documents there are.
+    `mean` is the mean of all activations that will be reconstructed; `documents` how many documents there are.
 
     >>> from sparsescope.dictionaries import TiedSAE
     >>> sae = TiedSAE(directions=torch.eye(2), encoder_bias=torch.zeros(2))
@@ -105,7 +107,7 @@ class Reconstruction:
     columns: Float[np.ndarray, "document column"]
     """Sums per document, in the order of `COLUMNS`."""
 
-    def __init__(self, dictionary: Dictionary, mean: Float[Tensor, " d"], documents: int) -> None:
+    def __init__(self, dictionary: Dictionary, mean: Float[Tensor, " d_out"], documents: int) -> None:
         self.dictionary = dictionary
         self.device = dictionary.device
         self.mean = mean.to(self.device, torch.float64)
@@ -114,15 +116,29 @@ class Reconstruction:
         self.powers = torch.zeros(4, dictionary.n_latents, dtype=torch.float64, device=self.device)
 
     @torch.no_grad()
-    def add(self, x: Float[Tensor, "token d"], document: Int[Tensor, " token"]) -> None:
-        """Add tokens; `document` numbers each token's document from 0 to documents − 1."""
-        for rows in row_chunks(len(x), self.dictionary.n_latents):
-            self._add(x[rows].to(self.device, self.dictionary.dtype), document[rows])
+    def add(
+        self,
+        x: Float[Tensor, "token d_in"],
+        document: Int[Tensor, " token"],
+        target: Float[Tensor, "token d_out"] | None = None,
+    ) -> None:
+        """Add tokens; `document` numbers each token's document from 0 to documents − 1.
 
-    def _add(self, x: Float[Tensor, "token d"], document: Int[Tensor, " token"]) -> None:
+        `target` is what `reconstruct(x)` stands for, where that is not `x` itself.
+        """
+        for rows in row_chunks(len(x), self.dictionary.n_latents):
+            wanted = None if target is None or target is x else target[rows].to(self.device)
+            self._add(x[rows].to(self.device, self.dictionary.dtype), document[rows], wanted)
+
+    def _add(
+        self,
+        x: Float[Tensor, "token d_in"],
+        document: Int[Tensor, " token"],
+        target: Float[Tensor, "token d_out"] | None,
+    ) -> None:
         indices, values, x_hat = sparse_reconstruct(self.dictionary, x)
         active = values != 0
-        true, hat = x.double(), x_hat.double()
+        true, hat = (x if target is None else target).double(), x_hat.double()
         columns = {
             "tokens": torch.ones_like(true[:, 0]),
             "error": squared_distance(true, hat),
@@ -134,16 +150,16 @@ class Reconstruction:
             "norm": true.norm(dim=-1),
         }
         table = torch.stack([columns[name] for name in COLUMNS], 1).cpu()
-        if not torch.isfinite(table).all():
-            raise self._not_finite(x)
+        if not torch.isfinite(table).all() or not (target is None or torch.isfinite(x).all()):
+            raise self._not_finite(x, true)
         np.add.at(self.columns, document.cpu().numpy(), table.numpy())
         latents, codes = indices[active], values[active].double()
         self.counts += torch.bincount(latents, minlength=len(self.counts))
         for power, row in enumerate(self.powers, start=1):
             row += torch.bincount(latents, weights=codes**power, minlength=len(self.counts))
 
-    def _not_finite(self, x: Float[Tensor, "token d"]) -> NumericalError:
-        if not torch.isfinite(x).all():
+    def _not_finite(self, *activations: Tensor) -> NumericalError:
+        if not all(torch.isfinite(x).all() for x in activations):
             return NumericalError("the activations hold NaN or infinity: harvest them again, in float32.")
         name = self.dictionary.provenance.name or f"a {self.dictionary.method} dictionary"
         return NumericalError(f"{name} gave codes or reconstructions that are not finite: train or fit it again.")

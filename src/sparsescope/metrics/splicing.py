@@ -7,6 +7,9 @@ site's value replaced by `dictionary.reconstruct` of it; "zero" and "mean" put z
 the train split, in its place: the floors. 1 means that nothing was lost, 0 that the reconstruction is
 worth no more than zeros. Sources: SAEBench core; Bricken et al. 2023, *Towards Monosemanticity*.
 
+A transcoder reads one site and stands for another: then it is the value at its output site that is
+replaced, by the reconstruction from the value at its input site in the same run; so are the floors.
+
 Which predictions count: those of a token by its predecessor in the same document. Predictions across a
 document boundary, of padding, and of an inserted BOS token do not count; the prediction of a document's
 first token from its own BOS does. Which positions are replaced: the ones given in `where`, for
@@ -24,14 +27,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..dictionaries.base import Dictionary
-from ..errors import ModelError, NumericalError
+from ..errors import ModelError, NumericalError, SiteError
 from ..text import Tokens
 from .reconstruction import row_chunks
 
 if TYPE_CHECKING:
     from ..models import LanguageModel
 
-Replacement = Callable[[Float[Tensor, "batch seq d"]], Float[Tensor, "batch seq d"]]
+Replacement = Callable[[Float[Tensor, "batch seq d_in"]], Float[Tensor, "batch seq d_out"]]
+Sites = str | tuple[str, str]
+"""One site, or (the site that a replacement reads, the site that it replaces)."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -52,12 +57,12 @@ class Losses:
 
 
 def splice(dictionary: Dictionary) -> Replacement:
-    """The replacement that puts `dictionary.reconstruct` in the place of an activation, in its dtype.
+    """The replacement that makes `dictionary.reconstruct` of an activation, in its dtype.
 
     Raises `NumericalError` when the activation or the reconstruction is not finite.
     """
 
-    def replace(x: Float[Tensor, "batch seq d"]) -> Float[Tensor, "batch seq d"]:
+    def replace(x: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch seq d_out"]:
         if not torch.isfinite(x).all():
             raise NumericalError("the model's activations at the spliced site hold NaN or infinity.")
         flat = x.reshape(-1, x.shape[-1]).to(dictionary.device, dictionary.dtype)
@@ -65,7 +70,7 @@ def splice(dictionary: Dictionary) -> Replacement:
         x_hat = torch.cat(parts)
         if not torch.isfinite(x_hat).all():
             raise NumericalError(f"a {dictionary.method} dictionary gave reconstructions that are not finite.")
-        return x_hat.reshape(x.shape).to(x.device, x.dtype)
+        return x_hat.reshape(*x.shape[:-1], dictionary.d_out).to(x.device, x.dtype)
 
     return replace
 
@@ -82,6 +87,35 @@ def only_where(replacement: Replacement, where: Bool[Tensor, "batch seq"]) -> Re
     return lambda x: torch.where(where[..., None].to(x.device), replacement(x), x)
 
 
+def hooks(
+    sites: Sites, function: Replacement, where: Bool[Tensor, "batch seq"] | None = None
+) -> dict[str, Replacement]:
+    """What `model.logits(replace=...)` takes so that `function`, of the value at the site read, replaces the other's.
+
+    It is for one run of the model. Where the two sites are one, that is `function` itself, limited to
+    `where`. Otherwise the input site keeps its value, and `function` is computed while it passes by.
+    """
+    reads, writes = (sites, sites) if isinstance(sites, str) else sites
+    limited = (lambda change: change) if where is None else (lambda change: only_where(change, where))
+    if reads == writes:
+        return {writes: limited(function)}
+    made: list[Tensor] = []
+
+    def read(x: Float[Tensor, "batch seq d_in"]) -> Float[Tensor, "batch seq d_in"]:
+        made.append(function(x))
+        return x
+
+    def write(y: Float[Tensor, "batch seq d_out"]) -> Float[Tensor, "batch seq d_out"]:
+        if not made:
+            raise SiteError(
+                f"the model comes to {writes} before {reads}: expected an input site before the output site that "
+                "is made from it."
+            )
+        return made.pop().to(y.device, y.dtype)
+
+    return {reads: read, writes: limited(write)}
+
+
 def counted(tokens: Tokens) -> Bool[Tensor, "n prediction"]:
     """Which predictions count: entry t is that of token t + 1 from the tokens up to t.
 
@@ -95,17 +129,20 @@ def counted(tokens: Tokens) -> Bool[Tensor, "n prediction"]:
 def losses(
     model: "LanguageModel",
     tokens: Tokens,
-    replacements: Mapping[str, tuple[str, Replacement]],
+    replacements: Mapping[str, tuple[Sites, Replacement]],
     *,
     where: Bool[Tensor, "n context"] | None = None,
     batch: int = 16,
     progress: Progress | None = None,
 ) -> Losses:
-    """Cross-entropy per document of the clean model and under each replacement (name -> (site, function)).
+    """Cross-entropy per document of the clean model and under each replacement (name -> (sites, function)).
 
-    Each batch of contexts is run once clean and once per replacement, which is only applied at the
-    positions true in `where` (default: all). Raises `ModelError` for a model that sees the tokens it is
-    to predict, `NumericalError` on a loss that is not finite.
+    `sites` is the site whose value the function makes a new one from, or a pair: the function then makes
+    from the first site's value what takes the place of the second's. Each batch of contexts is run once
+    clean and once per replacement, which is only applied at the positions true in `where` (default: all).
+
+    Raises `ModelError` for a model that sees the tokens it is to predict, `SiteError` for one that comes
+    to the second site of a pair first, `NumericalError` on a loss that is not finite.
     """
     check_causal(model, tokens.ids[:1])
     documents, places = np.unique(tokens.document.numpy(), return_inverse=True)
@@ -120,8 +157,7 @@ def losses(
         for name, total in sums.items():
             replace = {}
             if name is not None:
-                site, function = replacements[name]
-                replace = {site: function if where is None else only_where(function, where[rows])}
+                replace = hooks(*replacements[name], None if where is None else where[rows])
             here = _cross_entropy(model, tokens.ids[rows], tokens.document[rows], mask[rows], replace)
             total += np.bincount(places[rows, 1:][mask[rows].numpy()], weights=here, minlength=len(documents))
         if not all(np.isfinite(total).all() for total in sums.values()):

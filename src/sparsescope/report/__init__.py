@@ -28,7 +28,7 @@ policy in its head forbids it to load anything. Corpus text is escaped wherever 
     }
 
 An entry of "dictionaries" has at least: name, method, site, n_latents, seed, l1, k, fvu, l0, alive,
-ce_clean, ce_spliced, ce_zero, ce_mean, ce_recovered, path; an interval is
+ce_clean, ce_spliced, ce_zero, ce_mean, ce_recovered, path; that of a transcoder also output_site; an interval is
 `{"value", "low", "high", "n"}`, with null for an end that the data do not bound. All `ce_*` are null
 when no model was given. Other keys are kept.
 """

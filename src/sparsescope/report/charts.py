@@ -6,12 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from .figures import Point, Series, density_panel, l0_axis, plain_axis, scatter, swatch
-from .words import Entry, escape, interval, is_baseline, label, number
+from .words import Entry, escape, interval, is_baseline, label, number, where
 
 _MARKERS = {
     "tied_l1": "circle",
     "untied_l1": "diamond",
+    "p_anneal": "triangle",
+    "gated": "cross",
+    "jumprelu": "triangle",
     "topk": "square",
+    "batchtopk": "diamond",
+    "matryoshka": "cross",
+    "transcoder": "circle",
     "pca": "triangle",
     "ica": "cross",
     "nmf": "diamond",
@@ -51,8 +57,8 @@ def colour(entry: Entry) -> str:
 
 
 def frontiers(entries: Sequence[Entry], site: str) -> str:
-    """FVU and CE recovered against L0 for one site, with one legend."""
-    here = [e for e in entries if e["site"] == site and e["l0"]["value"] is not None]
+    """FVU and CE recovered against L0 for one site (or pair of sites: see `where`), with one legend."""
+    here = [e for e in entries if where(e) == site and e["l0"]["value"] is not None]
     groups = _groups(here)
     charts = _chart(groups, "fvu", site) + _loss(groups, here, site)
     return f'<div class="charts">{charts}</div>{_legend(groups)}'
@@ -64,9 +70,10 @@ def _loss(groups: Sequence[Group], entries: Sequence[Entry], site: str) -> str:
     if first is None:
         why = "Not measured: the dictionaries were evaluated without the model."
         return f'<div class="chart empty"><h3>{_METRICS["ce_recovered"].heading}</h3><p>{why}</p></div>'
+    replaced = first.get("output_site") or first["site"]
     floors = (
         f'<p class="note">The model itself: {number(first["ce_clean"])} nats per token'
-        f"{_perplexity(first['ce_clean'])}. With zeros in the place of {escape(site)}: {number(first['ce_zero'])}; "
+        f"{_perplexity(first['ce_clean'])}. With zeros in the place of {escape(replaced)}: {number(first['ce_zero'])}; "
         f"with its mean: {number(first['ce_mean'])}.</p>"
     )
     if all(_value(e, "ce_recovered") is None for e in entries):

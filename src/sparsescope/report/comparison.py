@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .words import Entry, and_list, is_baseline, label, number
+from .words import Entry, and_list, is_baseline, label, number, where
 
 CLOSE = 0.1
 """Dictionaries count as equally sparse when their L0 lies within 10% of the asked one."""
@@ -14,6 +14,7 @@ class Contest:
     """The best dictionaries at one sparsity and site: trained ones against baselines."""
 
     site: str
+    """As `where` says it: transcoders are never compared with dictionaries of one site."""
     l0: int
     trained: list[Entry]
     """Autoencoders of about this L0, lowest FVU first."""
@@ -22,7 +23,7 @@ class Contest:
 
     @property
     def l1(self) -> list[Entry]:
-        """The autoencoders among `trained` that were trained with an L1 penalty."""
+        """The plain L1 autoencoders among `trained`, tied or untied."""
         return [e for e in self.trained if str(e["method"]).endswith("_l1")]
 
     def margin(self, metric: str, contenders: Sequence[Entry] | None = None) -> str:
@@ -54,8 +55,8 @@ def best(entries: Sequence[Entry], metric: str) -> Entry | None:
 def contests(entries: Sequence[Entry]) -> list[Contest]:
     """One contest per site and k of a top-k baseline, where an autoencoder has about that L0."""
     found = []
-    for site in dict.fromkeys(e["site"] for e in entries):
-        here = [e for e in entries if e["site"] == site and e["fvu"]["value"] is not None]
+    for site in dict.fromkeys(where(e) for e in entries):
+        here = [e for e in entries if where(e) == site and e["fvu"]["value"] is not None]
         for k in sorted({e["k"] for e in here if is_baseline(e) and e["k"] is not None}):
             near = [e for e in here if not is_baseline(e) and abs(e["l0"]["value"] - k) <= CLOSE * k]
             same = [e for e in here if is_baseline(e) and e["k"] == k]

@@ -10,7 +10,7 @@ from . import tables
 from .charts import densities, frontiers
 from .comparison import contests, headline
 from .features import features
-from .words import Entry, escape, in_order
+from .words import Entry, escape, in_order, where
 
 _HOW_TO_READ = (
     ("FVU", "Fraction of variance unexplained: 0 is a perfect reconstruction, 1 no better than the mean activation."),
@@ -41,6 +41,12 @@ _HOW_TO_READ = (
     ),
 )
 
+_TWO_SITES = (
+    "Transcoders",
+    "A transcoder reads the site before the arrow and reconstructs the one behind it, from which all its numbers are "
+    "taken: FVU against the activation there, and the loss with that activation replaced.",
+)
+
 
 def build(data: Mapping[str, Any]) -> str:
     """The whole document. `data` is what `write_report` takes, with entries as dictionaries."""
@@ -53,7 +59,7 @@ def build(data: Mapping[str, Any]) -> str:
         _section("densities", "How often latents are active", _densities(entries)),
         _section("contexts", "What a few latents respond to", _contexts(data.get("features") or [])),
         _section("stages", "What it took", tables.stages(data.get("stages") or {})),
-        _section("reading", "How to read this", _reading()),
+        _section("reading", "How to read this", _reading(entries)),
     ]
     style, script = _part("page.css"), _part("page.js")
     return (
@@ -93,7 +99,7 @@ def _result(entries: Sequence[Entry]) -> str:
 
 
 def _frontiers(entries: Sequence[Entry]) -> str:
-    sites = list(dict.fromkeys(e["site"] for e in entries))
+    sites = list(dict.fromkeys(where(e) for e in entries))
     if not sites:
         return _nothing()
     shown = [
@@ -119,6 +125,9 @@ def _contexts(found: Sequence[Mapping[str, Any]]) -> str:
     return f'<p class="note">{intro}</p>{features(found)}'
 
 
-def _reading() -> str:
-    items = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in _HOW_TO_READ)
+def _reading(entries: Sequence[Entry]) -> str:
+    two = (_TWO_SITES,) if any(e.get("output_site") is not None for e in entries) else ()
+    items = "".join(
+        f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in (*_HOW_TO_READ, *two)
+    )
     return f'<dl class="reading">{items}</dl>'

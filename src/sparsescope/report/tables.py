@@ -6,7 +6,7 @@ from typing import Any
 
 from .charts import colour
 from .comparison import Contest, best
-from .words import Entry, duration, escape, interval, is_baseline, kind, label, number, size
+from .words import Entry, duration, escape, interval, is_baseline, kind, label, number, size, where
 
 _VERDICT = {
     "ahead": ("ahead", "✓ clearly best"),
@@ -21,7 +21,7 @@ _FACTS = ("model", "text", "sites", "context", "tokens", "split", "seed", "spars
 
 def dictionaries(entries: Sequence[Entry]) -> str:
     """Every dictionary in a row; a click on a heading sorts."""
-    sites = len({e["site"] for e in entries}) > 1
+    sites = len({where(e) for e in entries}) > 1
     seeds = len({e["seed"] for e in entries if not is_baseline(e)}) > 1
     titles = ["Dictionary", *(["Site"] if sites else []), "L0", "FVU", "CE recovered"]
     titles += ["CE rec. from mean", "Perplexity", "Latents", "Alive", "Shrinkage"]
@@ -39,7 +39,7 @@ def _row(e: Entry, name_site: bool, name_seed: bool) -> str:
     below = f"<small>{escape(', '.join([kind(e), *_asked(e, name_seed)]))}</small>"
     cells = [
         f'<th scope="row"><i class="dot {colour(e)}"></i>{escape(e["name"])}{below}</th>',
-        *([_text(e["site"])] if name_site else []),
+        *([_text(where(e))] if name_site else []),
         _estimate(e["l0"]),
         _estimate(e["fvu"]),
         _estimate(e["ce_recovered"]),
@@ -58,7 +58,7 @@ def _asked(e: Entry, name_seed: bool) -> list[str]:
     if e.get("target_l0") is not None:
         parts.append(f"for L0 {e['target_l0']:g}")
     elif e["l1"] is not None:
-        parts.append(f"l1 {e['l1']:.2g}")
+        parts.append(f"{'L0 penalty' if e['method'] == 'jumprelu' else 'l1'} {e['l1']:.2g}")
     if e["k"] is not None:
         parts.append(f"k = {e['k']}")
     if name_seed and e["seed"] is not None and not is_baseline(e):

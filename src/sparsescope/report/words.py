@@ -9,7 +9,13 @@ Entry = Mapping[str, Any]
 METHODS = {
     "tied_l1": "tied L1",
     "untied_l1": "untied L1",
+    "p_anneal": "p-annealed L1",
+    "gated": "gated",
+    "jumprelu": "JumpReLU",
     "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "matryoshka": "Matryoshka",
+    "transcoder": "transcoder",
     "neurons": "neurons",
     "random": "random directions",
     "pca": "PCA",
@@ -44,9 +50,19 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
     def key(e: Entry) -> tuple[Any, ...]:
         baseline = is_baseline(e)
         method = BASELINES.index(e["method"]) if baseline else str(e["method"])
-        return (e["site"], baseline, str(method), e["n_latents"], e["k"] is None, e["l0"]["value"] or 0.0)
+        return (where(e), baseline, str(method), e["n_latents"], e["k"] is None, e["l0"]["value"] or 0.0)
 
     return sorted(entries, key=key)
+
+
+def where(entry: Entry) -> str:
+    """The site a dictionary is measured at; for one of two sites, both. Only entries of one place are comparable.
+
+    >>> where({"site": "mlp_in.1", "output_site": "mlp_out.1"})
+    'mlp_in.1 → mlp_out.1'
+    """
+    output = entry.get("output_site")
+    return str(entry["site"]) if output is None else f"{entry['site']} → {output}"
 
 
 def is_baseline(entry: Entry) -> bool:
