@@ -106,7 +106,8 @@ def test_help_needs_no_torch() -> None:
 
 def test_the_names_of_the_package() -> None:
     assert ss.__all__ == [
-        *("ICA", "NMF", "PCA", "Neurons", "Random", "Site", "SparsescopeError", "TiedL1", "TopK", "UntiedL1"),
+        *("ICA", "NMF", "PCA", "BatchTopK", "Gated", "JumpReLU", "Matryoshka", "Neurons", "PAnneal", "Random", "Site"),
+        *("SparsescopeError", "TiedL1", "TopK", "Transcoder", "UntiedL1"),
         *("evaluate", "fit", "harvest", "load_dictionary", "load_model", "load_store", "load_text", "run_study"),
         *("save_dictionary", "stream", "train"),
     ]

@@ -6,21 +6,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from conftest import SITE, Outcome, contents, write_documents
 
 import sparsescope as ss
+from sparsescope import training
 from sparsescope.artifact import read_json
-from sparsescope.dictionaries import NeuronDictionary, Provenance, save_dictionary
+from sparsescope.dictionaries import NeuronDictionary, Provenance, TranscoderDictionary, save_dictionary
 from sparsescope.errors import ConfigurationError
 from sparsescope.study import open_run, read_recipe, recipes
 from sparsescope.study import stages as stages_module
 from sparsescope.study.cost import Stages, peak_rss, reset_peak
 from sparsescope.study.estimate import Cost, training_cost
-from sparsescope.study.members import any_methods, fitted_methods, trained_methods
+from sparsescope.study.members import Trained, any_methods, fitted_methods, trained_methods
 from sparsescope.study.presentation import typical
 from sparsescope.study.recipe import Evaluate, Harvest, Train
 
@@ -195,6 +196,21 @@ def test_lists_multiply() -> None:
     assert [each.label() for each in fitted_methods(["pca", "random"], k=[4], ratio=[3.0])] == [
         *("pca", "pca-k_4", "random-x3", "random-k_4-x3")
     ]
+    everything = trained_methods(
+        get_args(Trained), l1=[1e-3], l0=[2e-3], target_l0=[8.0], k=[4], ratio=[2.0], skip=True
+    )
+    assert everything == [
+        *(ss.TiedL1(l1=1e-3, ratio=2), ss.TiedL1(target_l0=8, ratio=2)),
+        *(ss.UntiedL1(l1=1e-3, ratio=2), ss.UntiedL1(target_l0=8, ratio=2)),
+        *(training.PAnneal(l1=1e-3, ratio=2), training.PAnneal(target_l0=8, ratio=2)),
+        *(training.Gated(l1=1e-3, ratio=2), training.Gated(target_l0=8, ratio=2)),
+        *(training.JumpReLU(l0=2e-3, ratio=2), training.JumpReLU(target_l0=8, ratio=2)),
+        *(ss.TopK(k=4, ratio=2), training.BatchTopK(k=4, ratio=2), training.Matryoshka(k=4, ratio=2)),
+        training.Transcoder(k=4, ratio=2, skip=True),
+    ]
+    assert [method.method for method in everything[::2]][:5] == list(get_args(Trained))[:5]
+    trained, fitted = any_methods(["batchtopk", "pca"], k=[4], ratio=[2.0])
+    assert (len(trained), len(fitted)) == (1, 2)
     trained, fitted = any_methods(["tied_l1", "pca"], l1=[1e-3], k=[4], ratio=[2.0])
     assert ([m.label() for m in trained], [m.label() for m in fitted]) == (["tied_l1-l1_0.001-x2"], ["pca", "pca-k_4"])
 
@@ -203,8 +219,23 @@ def test_lists_multiply() -> None:
     ("names", "lists", "message"),
     [
         (["topk"], {"ratio": [2]}, "method topk needs a sparsity: give k"),
-        (["tied_l1"], {"l1": [1], "ratio": [2], "k": [3]}, "k is for topk, not for tied_l1"),
-        (["topk"], {"k": [3], "ratio": [2], "l1": [1]}, "l1 is for tied_l1 and untied_l1, not for topk"),
+        (["p_anneal"], {"ratio": [2], "k": [3]}, "method p_anneal needs a sparsity: give l1 or target_l0"),
+        (["jumprelu"], {"ratio": [2], "l1": [3]}, "method jumprelu needs a sparsity: give l0 or target_l0"),
+        (["matryoshka"], {"ratio": [2], "l1": [3]}, "method matryoshka needs a sparsity: give k"),
+        (["gated"], {"l1": [3]}, "method gated needs a size"),
+        (
+            ["tied_l1"],
+            {"l1": [1], "ratio": [2], "k": [3]},
+            "k is for topk, batchtopk, matryoshka and transcoder, not for tied_l1: these take l1 or target_l0",
+        ),
+        (
+            ["topk"],
+            {"k": [3], "ratio": [2], "l1": [1]},
+            "l1 is for tied_l1, untied_l1, p_anneal and gated, not for topk: these take k",
+        ),
+        (["gated"], {"l1": [3], "ratio": [2], "l0": [1]}, "l0 is for jumprelu, not for gated: these take l1 or"),
+        (["topk"], {"k": [3], "ratio": [2], "skip": True}, "skip is for transcoder, not for topk"),
+        (["pca"], {"skip": True}, "skip is for methods that are trained, not for pca"),
         (["pca"], {"l1": [1]}, "l1 is for methods that are trained, not for pca"),
         (["pca"], {"ratio": [1]}, "ratio is for random, not for pca"),
         (["topk"], {"k": [3, 3], "ratio": [2]}, "is asked for twice"),
@@ -366,6 +397,72 @@ def test_two_sites_get_dictionaries_of_their_own(recipe: Path, tmp_path: Path) -
     assert [(entry["site"], entry["method"]) for entry in entries] == [
         (site, method) for site in ("resid_post.1", "mlp_out.0") for method in ("tied_l1", "topk", "pca")
     ]
+
+
+ACROSS = """
+[[train]]
+name = "across"
+method = "transcoder"
+output_site = "mlp_out.1"
+site = "mlp_in.1"
+k = 4
+ratio = 2
+skip = true
+tokens = 3_000
+batch = 128
+"""
+
+
+def test_a_study_trains_transcoders_beside_autoencoders(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text() + ACROSS)
+    assert read_recipe(recipe).all_sites() == ["resid_post.1", "mlp_in.1", "mlp_out.1"]
+    run = ss.run_study(recipe, out=tmp_path / "run")
+    report = read_json(run.path / "report.json")
+    assert report["run"]["sites"] == ["resid_post.1", "mlp_in.1", "mlp_out.1"]
+    *others, across = report["dictionaries"]
+    assert {(entry["site"], entry["output_site"]) for entry in others} == {("resid_post.1", None)}
+    assert (across["site"], across["output_site"], across["method"]) == ("mlp_in.1", "mlp_out.1", "transcoder")
+    dictionary = ss.load_dictionary(run.path / across["path"])
+    assert isinstance(dictionary, TranscoderDictionary)
+    assert dictionary.skip is not None
+    store = ss.load_store(run.path / "activations")
+    alone = ss.evaluate(dictionary, store, model=ss.load_model(store.model_name), splice_tokens=512).to_dict()
+    assert {**alone, "path": across["path"]} == across
+    assert "mlp_in.1 → mlp_out.1" in (run.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('output_site = "mlp_out.1"\n', ""), r"train\[1\]: method transcoder needs output_site"),
+        (('method = "transcoder"', 'method = "topk"'), r"train\[1\]: output_site is for transcoder, not for topk"),
+        (
+            ('"transcoder"', '["transcoder", "topk"]'),
+            r"train\[1\]: a transcoder reads one site .* train it apart from topk",
+        ),
+        (('"mlp_out.1"', '"mlp_uot.1"'), "unknown site 'mlp_uot.1'"),
+        (('"mlp_in.1"', '"mlp_in.9"'), r"no site 'mlp_in\.9'"),
+        (('output_site = "mlp_out.1"\n', 'output_site = "mlp_out.1"\nl1 = 1\n'), r"l1 is for .*, not for transcoder"),
+        (('output_site = "mlp_out.1"\nsite = "mlp_in.1"', 'output_site = "resid_post.1"'), r"could read no other site"),
+    ],
+)
+def test_transcoders_that_cannot_be_meant_are_refused(
+    recipe: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    recipe.write_text(recipe.read_text() + ACROSS.replace(*change))
+    with pytest.raises(ss.SparsescopeError, match=message):
+        ss.run_study(recipe, out=tmp_path / "run")
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_the_input_site_of_a_transcoder_follows_where_there_is_one(recipe: Path) -> None:
+    lines = recipe.read_text() + ACROSS.replace('site = "mlp_in.1"\n', "")
+    recipe.write_text(lines)
+    blocks = read_recipe(recipe, site=["mlp_in.1"]).train
+    assert read_recipe(recipe, site=["mlp_in.1"]).pair(blocks[1]) == ("mlp_in.1", "mlp_out.1")
+    assert read_recipe(recipe, site=["mlp_out.1", "mlp_in.1"]).pair(blocks[1]) == ("mlp_in.1", "mlp_out.1")
+    with pytest.raises(ConfigurationError, match=r"could read mlp_in\.1 or embed: say which with its own site"):
+        read_recipe(recipe, site=["mlp_in.1", "embed"])
 
 
 def test_stages_are_timed_once_and_interrupted_ones_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from .sites import Site
     from .study import run_study
     from .text import load_text
-    from .training import TiedL1, TopK, UntiedL1, train
+    from .training import (
+        BatchTopK,
+        Gated,
+        JumpReLU,
+        Matryoshka,
+        PAnneal,
+        TiedL1,
+        TopK,
+        Transcoder,
+        UntiedL1,
+        train,
+    )
 
 __version__ = "0.1.0"
 
@@ -36,7 +47,13 @@ _HOME = {
     "train": "training",
     "TiedL1": "training",
     "UntiedL1": "training",
+    "PAnneal": "training",
+    "Gated": "training",
+    "JumpReLU": "training",
     "TopK": "training",
+    "BatchTopK": "training",
+    "Matryoshka": "training",
+    "Transcoder": "training",
     "fit": "dictionaries",
     "PCA": "dictionaries",
     "ICA": "dictionaries",
@@ -55,12 +72,18 @@ __all__ = [
     "ICA",
     "NMF",
     "PCA",
+    "BatchTopK",
+    "Gated",
+    "JumpReLU",
+    "Matryoshka",
     "Neurons",
+    "PAnneal",
     "Random",
     "Site",
     "SparsescopeError",
     "TiedL1",
     "TopK",
+    "Transcoder",
     "UntiedL1",
     "evaluate",
     "fit",

@@ -17,7 +17,7 @@ from ..models import LanguageModel, load_model
 from ..study.directory import dictionary_paths, load_dictionaries, open_run
 from ..study.estimate import Cost, harvest_cost, training_cost
 from ..study.making import make_dictionaries
-from ..study.members import any_methods, check_schedule
+from ..study.members import SCHEDULE, any_methods, check_output_site, check_schedule
 from ..study.presentation import make_report
 from ..study.stages import run_study
 from ..text import SPLITS, load_text
@@ -94,20 +94,21 @@ def run_the_harvest(options: HarvestOptions, console: Console, command: str) -> 
 
 def run_the_training(options: TrainOptions, console: Console, command: str) -> None:
     """`sparsescope train`: autoencoders and baselines into one container."""
-    sizes = {key: getattr(options, key) for key in ("l1", "target_l0", "k", "ratio", "n_latents", "member_seed")}
-    trained, fitted = any_methods(options.method, **sizes)
-    schedule = {key: getattr(options, key) for key in ("tokens", "batch", "lr", "warmup", "decay", "scale")}
+    keys = ("l1", "l0", "target_l0", "k", "ratio", "n_latents", "member_seed")
+    check_output_site(options.method, options.output_site)
+    trained, fitted = any_methods(options.method, skip=options.skip, **{key: getattr(options, key) for key in keys})
+    schedule = {key: getattr(options, key) for key in SCHEDULE}
     if trained:
         _check_training(options, schedule, bool(fitted))
     else:
         _refuse_unused(options, schedule, "autoencoders")
     store = load_store(options.activations)
-    site = _only_site(store, options.site)
+    site = _only_site(store, options.site, options.output_site)
     if trained and options.tokens and _is_new(options.out):
         _foretell(training_cost(store.width(site), trained, options.tokens, options.batch), console)
     made = make_dictionaries(
         store,
-        site,
+        site if options.output_site is None else (site, options.output_site),
         trained,
         fitted,
         out=Path(options.out),
@@ -136,11 +137,15 @@ def _refuse_unused(options: TrainOptions, keys: Collection[str], kind: str) -> N
             raise ConfigurationError(f"{flag} is for {kind}, not for {', '.join(options.method)}: leave it out.")
 
 
-def _only_site(store: ActivationStore, asked: str | None) -> str:
-    if asked is None and len(store.sites) > 1:
+def _only_site(store: ActivationStore, asked: str | None, output: str | None) -> str:
+    """The site to read: the one asked for, or the only one that is not the `output` site of a transcoder."""
+    others = [site for site in store.sites if site != output]
+    if asked is None and len(others) != 1:
         raise ConfigurationError(f"{store} have several sites: choose one with --site ({', '.join(store.sites)}).")
-    site = store.sites[0] if asked is None else asked
-    store.width(site)  # an unknown site is refused here
+    site = others[0] if asked is None else asked
+    for each in (site, output):
+        if each is not None:
+            store.width(each)  # an unknown site is refused here
     return site
 
 

@@ -77,5 +77,11 @@ def _contents(facts: Mapping[str, Any]) -> list[Any]:
     found = facts.get("dictionaries")
     if not found:
         return []
-    rows = [[each["path"], each["method"], str(each["name"]), str(each["site"])] for each in found]
+    rows = [[each["path"], each["method"], str(each["name"]), _where(each)] for each in found]
     return ["", table(["dictionary", "method", "name", "site"], rows)]
+
+
+def _where(dictionary: Mapping[str, Any]) -> str:
+    """Its site; of a transcoder, both."""
+    output = dictionary.get("output_site")
+    return str(dictionary["site"]) if output is None else f"{dictionary['site']} → {output}"

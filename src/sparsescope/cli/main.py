@@ -82,6 +82,17 @@ COMMANDS = (
         "inspect:run_the_inspection",
         example="sparsescope inspect runs/demo",
     ),
+    Command(
+        "bench",
+        "how fast and how well training works here, beside other libraries",
+        "Time one training step of every method beside SAELens, dictionary_learning, sparsify and\n"
+        "overcomplete (where installed: pip install 'sparsescope[bench]'), as multiples of the one matrix\n"
+        "product that cannot be avoided; then train planted dictionaries with all of them and compare what\n"
+        "they find. Close everything else: samples that other processes disturbed are counted.",
+        options.BenchOptions,
+        "bench:run_the_bench",
+        example="sparsescope bench --quick --json-out bench.json",
+    ),
 )
 
 

@@ -87,14 +87,25 @@ class TrainOptions(Long):
 
     activations: str = option("the store to learn from", metavar="DIR")
     method: tuple[AnyMethod, ...] = option(
-        "tied_l1, untied_l1 or topk (trained); neurons, random, pca, ica or nmf (fitted)", metavar="NAME"
+        "trained: tied_l1, untied_l1, p_anneal, gated, jumprelu, topk, batchtopk, matryoshka or transcoder; "
+        "fitted: neurons, random, pca, ica or nmf",
+        metavar="NAME",
     )
     out: str = option("directory of the dictionaries: DIR/0, DIR/1, ...", metavar="DIR")
     site: str | None = option("site of the store (default: its only one)", None, metavar="SITE")
+    output_site: str | None = option("site that a transcoder reconstructs from --site", None, metavar="SITE")
     tokens: int | None = option("rows to train on; epochs repeat where the store has fewer", None, metavar="N", least=1)
     l1: tuple[float, ...] = option("weight of the L1 penalty", (), metavar="X")
-    target_l0: tuple[float, ...] = option("active latents per token to reach, in place of --l1", (), metavar="X")
-    k: tuple[int, ...] = option("active latents per token: of topk, and of baselines in top-k form", (), metavar="K")
+    l0: tuple[float, ...] = option("weight of the L0 penalty of jumprelu", (), metavar="X")
+    target_l0: tuple[float, ...] = option(
+        "active latents per token to reach, in place of --l1 or --l0", (), metavar="X"
+    )
+    k: tuple[int, ...] = option(
+        "active latents per token: of topk, batchtopk, matryoshka, transcoder, and of baselines in top-k form",
+        (),
+        metavar="K",
+    )
+    skip: bool = option("give a transcoder a linear path beside its latents", False)
     ratio: tuple[float, ...] = option("latents per dimension", (), metavar="X")
     n_latents: tuple[int, ...] = option("number of latents, in place of --ratio", (), metavar="N")
     member_seed: tuple[int, ...] = option("one dictionary for each such seed", (), metavar="N")
@@ -103,6 +114,13 @@ class TrainOptions(Long):
     warmup: float = option("share of the steps over which the learning rate rises", 0.05, metavar="X")
     decay: float = option("share of the steps over which it falls to zero", 0.25, metavar="X")
     scale: bool = option("scale activations to unit mean square while training", True)
+    precision: Literal["float32", "screened", "bf16"] = option(
+        "of pre-activations: float32, screened (the same answers by cheaper products) or bf16", "float32", metavar="HOW"
+    )
+    device: str | None = option("where to train: cpu, cuda, ... (default: cpu)", None, metavar="NAME")
+    kernels: Literal["auto", "compiled", "reference", "gpu"] = option(
+        "who computes: auto, compiled, reference or gpu", "auto", metavar="WHO"
+    )
     seed: int = option(
         "seed of initial weights, of the order of rows, and of what a baseline draws", 0, metavar="N", least=0
     )
@@ -150,6 +168,30 @@ class InspectOptions(Common):
     path: str = option("any artifact: activations, dictionaries, an evaluation, a run", metavar="PATH", positional=True)
     verify: bool = option("compare every file with its checksum", True)
     out: str | None = option("also write what is printed with --json to the file DIR/inspect.json", None, metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Common):
+    """`sparsescope bench`."""
+
+    what: Literal["speed", "quality", "both"] = option(
+        "speed (one step), quality (planted directions), or both", "both", metavar="WHAT"
+    )
+    quick: bool = option("leave out variations and most repeats: at most five minutes on two cores", False)
+    n_latents: tuple[int, ...] = option("sizes of which a step is timed", (2048, 16384), metavar="N")
+    d_in: int = option("width of the activations", 512, metavar="N", least=8)
+    batch: int = option("rows per step", 4096, metavar="N", least=8)
+    k: int = option("active latents per row", 32, metavar="K", least=1)
+    rounds: int = option("samples of every contender", 5, metavar="N", least=1)
+    library: tuple[str, ...] = option(
+        "compare with this library alone: SAELens, dictionary_learning, sparsify or overcomplete", (), metavar="NAME"
+    )
+    seeds: int = option("planted worlds of each kind", 5, metavar="N", least=1)
+    tokens: int = option("rows that planted dictionaries are trained on", 1_000_000, metavar="N", least=1)
+    threads: int | None = option("threads of every process (default: all cores)", None, metavar="N", least=1)
+    json_out: str | None = option("write every number to this file", None, metavar="FILE")
+    out: str | None = option("write every number to the file DIR/bench.json", None, metavar="DIR")
+    seed: int = option("of the first planted world; speed does not depend on it", 0, metavar="N", least=0)
 
 
 def paths(names: tuple[str, ...] | None) -> tuple[Path, ...]:

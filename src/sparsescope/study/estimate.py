@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..training.plan import Size, plan
 from .cost import current_rss
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ STEP_OVER_ENCODE = 10.0
 """A training step takes so many times its encoder product (measured: 7 to 15, at L0 16 to 32)."""
 SHARD_MEMORY = 4e8
 """Bytes that harvesting holds for the shards being filled and written."""
-COPIES = 6
-"""Copies of the weights in training: themselves, two averages of Adam, and what is kept to go back to."""
+TIMED_LATENTS, TIMED_ROWS = 8192, 512
+"""The encoder product that is timed is no larger than this."""
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
@@ -55,14 +56,19 @@ def harvest_cost(
 
 
 def training_cost(d: int, methods: "Sequence[Method]", tokens: int, batch: int) -> Cost:
-    """The cost of training on activations of width `d`, from timing the largest encoder product."""
-    sizes = [method.latents(d) for method in methods]
-    largest, x = torch.randn(max(sizes), d), torch.randn(batch, d)
-    per_latent = _seconds(lambda: x @ largest.T) / max(sizes)
+    """The cost of training on activations of width `d`, from timing a piece of the largest encoder product.
+
+    Memory is what `training.plan` reckons, with three batches for reading.
+    """
+    sizes = [Size(method, method.latents(d), d, d) for method in methods]
+    latents = [size.n_latents for size in sizes]
+    piece, x = torch.randn(min(max(latents), TIMED_LATENTS), d), torch.randn(min(batch, TIMED_ROWS), d)
+    per_product = _seconds(lambda: x @ piece.T) / (len(piece) * len(x))
     steps = -(-tokens // batch)
-    weights = sum(sizes) * d * 4
-    memory = current_rss() + COPIES * weights + 4 * batch * max(sizes) * 4
-    return Cost(steps * STEP_OVER_ENCODE * per_latent * sum(sizes), memory, 3 * weights)
+    workers = min(len(sizes), torch.get_num_threads())
+    planned = plan(sizes, batch, workers=workers, reading=3 * batch * d * 4)
+    seconds = steps * batch * STEP_OVER_ENCODE * per_product * sum(latents)
+    return Cost(seconds, current_rss() + planned.total, 3 * planned.weights)
 
 
 def evaluation_cost(model: "LanguageModel", count: int, splice_tokens: int, context: int) -> Cost:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..activations import ActivationStore
 from ..artifact import MANIFEST, Artifact, Draft, drafting, open_artifact, start
 from ..dictionaries import Dictionary, fit, load_dictionary, save_dictionary
+from ..errors import ConfigurationError
 from ..training import train
 from ..training.records import FILE as RECORDS
 from .directory import bring
@@ -54,7 +55,7 @@ def fit_all(
 
 def make_dictionaries(
     store: ActivationStore,
-    site: str,
+    site: str | tuple[str, str],
     trained: "Sequence[Method]",
     fitted: "Sequence[FitMethod]",
     *,
@@ -67,17 +68,20 @@ def make_dictionaries(
 ) -> Artifact:
     """One container `out` of dictionaries: `out/0`, `out/1`, ... first the trained, then the fitted.
 
-    `schedule` is what `train` is told for all members. Raises as `train` and `fit` do.
+    `site` is a pair (input, output) for transcoders, which are made apart from all others. `schedule` is
+    what `train` is told for all members. Raises as `train` and `fit` do.
     """
     if not fitted:
         train(store, site, trained, out=out, seed=seed, resume=resume, progress=progress, **schedule)
         return open_artifact(out, verify=False)
+    if not isinstance(site, str):
+        raise ConfigurationError(f"baselines are fitted at one site, not from one to another {site}: give one site.")
     config = {
         "site": site,
         "methods": [method.settings() for method in trained],
         "fitted": [{"method": method.method, **dataclasses.asdict(method)} for method in fitted],
         "rows": rows,
-        **(schedule if trained else {}),
+        **({key: value for key, value in schedule.items() if key not in ("device", "kernels")} if trained else {}),
     }
     draft = start(out, "dictionaries", config, seed, {"activations": store.fingerprint}, resume)
     if draft.done:

@@ -9,55 +9,93 @@ if TYPE_CHECKING:
     from ..dictionaries import FitMethod
     from ..training import Method
 
-Trained = Literal["tied_l1", "untied_l1", "topk"]
+Trained = Literal[
+    "tied_l1", "untied_l1", "p_anneal", "gated", "jumprelu", "topk", "batchtopk", "matryoshka", "transcoder"
+]
 Fitted = Literal["neurons", "random", "pca", "ica", "nmf"]
-AnyMethod = Literal["tied_l1", "untied_l1", "topk", "neurons", "random", "pca", "ica", "nmf"]
+AnyMethod = Literal[Trained, Fitted]
+
+_CLASSES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tied_l1": ("TiedL1", ("l1", "target_l0")),
+    "untied_l1": ("UntiedL1", ("l1", "target_l0")),
+    "p_anneal": ("PAnneal", ("l1", "target_l0")),
+    "gated": ("Gated", ("l1", "target_l0")),
+    "jumprelu": ("JumpReLU", ("l0", "target_l0")),
+    "topk": ("TopK", ("k",)),
+    "batchtopk": ("BatchTopK", ("k",)),
+    "matryoshka": ("Matryoshka", ("k",)),
+    "transcoder": ("Transcoder", ("k",)),
+}
+"""The class in `sparsescope.training` behind each name, and the ways to ask it for a sparsity."""
 
 
 def trained_methods(
     names: Sequence[str],
     *,
     l1: Sequence[float] = (),
+    l0: Sequence[float] = (),
     target_l0: Sequence[float] = (),
     k: Sequence[int] = (),
     ratio: Sequence[float] = (),
     n_latents: Sequence[int] = (),
     member_seed: Sequence[int] = (),
+    skip: bool = False,
 ) -> "list[Method]":
-    """One autoencoder for each method, sparsity (`l1` and `target_l0`, or `k`), size and seed.
+    """One dictionary for each method, sparsity, size and seed; `skip` is for transcoders.
 
-    Raises `ConfigurationError` when a method has no sparsity or no size, or when a list is given that
-    no method uses.
+    The sparsities of a method are those of the lists `l1`, `l0`, `target_l0` and `k` that are for it.
+    Raises `ConfigurationError` when a method has no sparsity or no size, or when something is given
+    that no method uses.
 
     >>> [each.label() for each in trained_methods(["topk"], k=[8, 16], ratio=[2])]
     ['topk-k_8-x2', 'topk-k_16-x2']
     """
-    from ..training import TiedL1, TopK, UntiedL1
+    from .. import training
 
+    lists: dict[str, Sequence[Any]] = {"l1": l1, "l0": l0, "target_l0": target_l0, "k": k}
     sizes: list[dict[str, Any]] = [{"ratio": value} for value in ratio] + [{"n_latents": value} for value in n_latents]
     seeds: list[dict[str, Any]] = [{"seed": value} for value in member_seed] or [{}]
-    sparsities: dict[str, list[dict[str, Any]]] = {
-        "l1": [{"l1": value} for value in l1] + [{"target_l0": value} for value in target_l0],
-        "k": [{"k": value} for value in k],
-    }
-    classes = {"tied_l1": (TiedL1, "l1"), "untied_l1": (UntiedL1, "l1"), "topk": (TopK, "k")}
     made: list[Method] = []
     for name in names:
-        cls, key = classes[name]
-        if not sparsities[key]:
-            needed = "k" if key == "k" else "l1 or target_l0"
-            raise ConfigurationError(f"method {name} needs a sparsity: give {needed}.")
+        cls, keys = _CLASSES[name]
+        sparsities: list[dict[str, Any]] = [{key: value} for key in keys for value in lists[key]]
+        if not sparsities:
+            raise ConfigurationError(f"method {name} needs a sparsity: give {' or '.join(keys)}.")
         if not sizes:
             raise ConfigurationError(f"method {name} needs a size: give ratio (latents per dimension) or n_latents.")
-        made += [cls(**sparsity, **size, **seed) for size in sizes for sparsity in sparsities[key] for seed in seeds]
-    used = {classes[name][1] for name in names}
-    if names and "l1" not in used and (l1 or target_l0):
-        raise ConfigurationError(
-            f"{'l1' if l1 else 'target_l0'} is for tied_l1 and untied_l1, not for {', '.join(names)}."
-        )
-    if names and "k" not in used and k:
-        raise ConfigurationError(f"k is for topk, not for {', '.join(names)}: give l1 or target_l0.")
+        more = {"skip": True} if skip and name == "transcoder" else {}
+        make = getattr(training, cls)
+        made += [
+            make(**sparsity, **size, **seed, **more) for size in sizes for sparsity in sparsities for seed in seeds
+        ]
+    _refuse_unused(names, {**lists, "skip": (skip,) if skip else ()})
     return _all_different(made)
+
+
+def _refuse_unused(names: Sequence[str], given: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse what none of the methods has a use for."""
+    used = {key for name in names for key in _CLASSES[name][1]} | ({"skip"} if "transcoder" in names else set())
+    for key, values in given.items():
+        if names and values and key not in used:
+            takers = [name for name, (_, keys) in _CLASSES.items() if key in keys] or ["transcoder"]
+            listed = " and ".join([", ".join(takers[:-1]), takers[-1]] if len(takers) > 1 else takers)
+            instead = " or ".join(_CLASSES[names[0]][1])
+            raise ConfigurationError(f"{key} is for {listed}, not for {', '.join(names)}: these take {instead}.")
+
+
+def check_output_site(names: Sequence[str], output_site: str | None) -> None:
+    """Refuse a transcoder without an output site, an output site without one, and a transcoder among others."""
+    others = [name for name in names if name != "transcoder"]
+    if "transcoder" not in names:
+        if output_site is not None:
+            raise ConfigurationError(f"output_site is for transcoder, not for {', '.join(names)}: leave it out.")
+        return
+    if others:
+        raise ConfigurationError(
+            f"a transcoder reads one site and reconstructs another: train it apart from {', '.join(others)}."
+        )
+    if output_site is None:
+        raise ConfigurationError("method transcoder needs output_site: the site that it reconstructs.")
 
 
 def fitted_methods(names: Sequence[str], *, k: Sequence[int] = (), ratio: Sequence[float] = ()) -> "list[FitMethod]":
@@ -81,7 +119,12 @@ def fitted_methods(names: Sequence[str], *, k: Sequence[int] = (), ratio: Sequen
 
 
 def any_methods(
-    names: Sequence[str], *, k: Sequence[int] = (), ratio: Sequence[float] = (), **sizes: Sequence[Any]
+    names: Sequence[str],
+    *,
+    k: Sequence[int] = (),
+    ratio: Sequence[float] = (),
+    skip: bool = False,
+    **sizes: Sequence[Any],
 ) -> "tuple[list[Method], list[FitMethod]]":
     """Methods of both kinds from one set of lists: what is trained, and what is fitted.
 
@@ -90,17 +133,22 @@ def any_methods(
     trained = [name for name in names if name in get_args(Trained)]
     fitted = [name for name in names if name in get_args(Fitted)]
     if trained and fitted:
-        k_trained = k if "topk" in trained else ()
+        k_trained = k if any("k" in _CLASSES[name][1] for name in trained) else ()
         ratio_fitted = ratio if "random" in fitted else ()
         return (
-            trained_methods(trained, k=k_trained, ratio=ratio, **sizes),
+            trained_methods(trained, k=k_trained, ratio=ratio, skip=skip, **sizes),
             fitted_methods(fitted, k=k, ratio=ratio_fitted),
         )
-    if fitted and (given := next((key for key, values in sizes.items() if values), None)):
+    given = next((key for key, values in {**sizes, "skip": skip}.items() if values), None)
+    if fitted and given is not None:
         raise ConfigurationError(f"{given} is for methods that are trained, not for {', '.join(fitted)}: leave it out.")
     if fitted:
         return [], fitted_methods(fitted, k=k, ratio=ratio)
-    return trained_methods(trained, k=k, ratio=ratio, **sizes), []
+    return trained_methods(trained, k=k, ratio=ratio, skip=skip, **sizes), []
+
+
+SCHEDULE = ("tokens", "batch", "lr", "warmup", "decay", "scale", "precision", "device", "kernels")
+"""What is said once to `train`, for all members."""
 
 
 def check_schedule(schedule: Mapping[str, Any]) -> None:

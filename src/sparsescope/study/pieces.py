@@ -8,7 +8,7 @@ from typing import Any
 from ..activations import ActivationStore, load_store
 from ..artifact import open_artifact
 from ..errors import ConfigurationError
-from ..metrics.evaluate import check_site
+from ..metrics import place_of
 from .directory import ACTIVATIONS, DICTIONARIES, load_dictionaries
 from .recipe import Recipe
 
@@ -45,7 +45,7 @@ class Pieces:
         store = None if activations is None else load_store(activations)
         for dictionary in found:
             if store is not None:
-                check_site(dictionary, store)
+                place_of(dictionary, store)
         return cls(store, tuple(Path(path) for path in dictionaries))
 
     def settle(self, recipe: Recipe, given: Mapping[str, Any]) -> Recipe:

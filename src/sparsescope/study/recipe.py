@@ -12,9 +12,18 @@
 
     [[train]]                     # any number: autoencoders trained together, on the same batches
     method = ["tied_l1", "topk"]
-    target_l0 = [8, 16, 32]       # for L1 autoencoders (or l1 = [...])
-    k = [8, 16, 32]               # for topk
+    target_l0 = [8, 16, 32]       # for tied_l1, untied_l1, p_anneal, gated (or l1 = [...]), jumprelu (or l0 = [...])
+    k = [8, 16, 32]               # for topk, batchtopk, matryoshka, transcoder
     ratio = [2, 4]                # every sparsity at every ratio is one dictionary
+    tokens = 2_000_000
+
+    [[train]]
+    name = "transcoder"           # each of several [[train]] has a name of its own
+    method = "transcoder"         # always apart from other methods
+    site = "mlp_in.2"             # what it reads, where that is not the recipe's only site
+    output_site = "mlp_out.2"     # what it reconstructs; both are harvested
+    k = 32
+    ratio = 8
     tokens = 2_000_000
 
     [[fit]]                       # any number: baselines, each in full and, for every k, in top-k form
@@ -38,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigurationError, suggest
 from ..sites import Site
-from .members import Fitted, Trained, check_schedule, fitted_methods, trained_methods
+from .members import SCHEDULE, Fitted, Trained, check_output_site, check_schedule, fitted_methods, trained_methods
 from .strict import check_least, read_table, read_toml
 
 if TYPE_CHECKING:
@@ -47,6 +56,8 @@ if TYPE_CHECKING:
 
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 Dtype = Literal["float16", "bfloat16", "float32"]
+Precision = Literal["float32", "screened", "bf16"]
+Kernels = Literal["auto", "compiled", "reference", "gpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +75,19 @@ class Harvest:
 class Train:
     """One `[[train]]`: the settings of `sparsescope.train`, and lists that multiply into its members.
 
-    `name` is the directory below `dictionaries/`; without `lr` it follows from the width.
+    `name` is the directory below `dictionaries/`; without `lr` it follows from the width. Autoencoders
+    are trained at every site of the recipe; a transcoder reads `site`, which may be left out where the
+    recipe has one site beside `output_site`, and reconstructs `output_site`.
     """
 
     method: tuple[Trained, ...]
     tokens: int
     name: str = "sae"
+    site: str | None = None
+    output_site: str | None = None
+    skip: bool = False
     l1: tuple[float, ...] = ()
+    l0: tuple[float, ...] = ()
     target_l0: tuple[float, ...] = ()
     k: tuple[int, ...] = ()
     ratio: tuple[float, ...] = ()
@@ -81,12 +98,20 @@ class Train:
     warmup: float = 0.05
     decay: float = 0.25
     scale: bool = True
+    precision: Precision = "float32"
+    device: str | None = None
+    kernels: Kernels = "auto"
 
     def members(self) -> "list[Method]":
         """The methods this block trains. Raises `ConfigurationError`."""
+        check_output_site(self.method, self.output_site)
+        if self.site is not None and self.output_site is None:
+            raise ConfigurationError(f"site is for transcoder, not for {', '.join(self.method)}: leave it out.")
         return trained_methods(
             self.method,
+            skip=self.skip,
             l1=self.l1,
+            l0=self.l0,
             target_l0=self.target_l0,
             k=self.k,
             ratio=self.ratio,
@@ -96,7 +121,7 @@ class Train:
 
     def schedule(self) -> dict[str, Any]:
         """What is said once to `train`, for all members."""
-        return {key: getattr(self, key) for key in ("tokens", "batch", "lr", "warmup", "decay", "scale")}
+        return {key: getattr(self, key) for key in SCHEDULE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +183,26 @@ class Recipe:
         """Every setting, as JSON."""
         return dataclasses.asdict(self)
 
+    def pair(self, block: Train) -> tuple[str, str]:
+        """The input and output site of a block of transcoders. Raises `ConfigurationError` where that is open."""
+        assert block.output_site is not None
+        others = [site for site in self.site if site != block.output_site]
+        if block.site is None and len(others) != 1:
+            found = " or ".join(others) or "no other site of the recipe"
+            raise ConfigurationError(
+                f"a transcoder to {block.output_site} could read {found}: say which with its own site."
+            )
+        return block.site or others[0], block.output_site
+
+    def all_sites(self) -> list[str]:
+        """The recipe's sites, then what only its transcoders read or reconstruct."""
+        pairs = [site for block in self.train if block.output_site is not None for site in self.pair(block)]
+        return list(dict.fromkeys([*self.site, *pairs]))
+
     def check(self, where: str) -> None:
         """Refuse what can be known to be wrong before anything is loaded."""
         if not self.text or not self.site:
             raise ConfigurationError(f"{where}: text and site need at least one entry each.")
-        for site in self.site:
-            Site.parse(site)
         self._check_numbers(where)
         blocks: list[tuple[str, Train | Fit]] = [(f"train[{i}]", block) for i, block in enumerate(self.train)]
         blocks += [(f"fit[{i}]", block) for i, block in enumerate(self.fit)]
@@ -172,10 +211,14 @@ class Recipe:
                 block.members()
                 if isinstance(block, Train):
                     check_schedule(block.schedule())
+                    if block.output_site is not None:
+                        self.pair(block)
                 elif block.rows is not None:
                     check_least(block.rows, 1, "rows")
             except ConfigurationError as error:
                 raise ConfigurationError(f"{where}: {table}: {error}") from None
+        for site in self.all_sites():
+            Site.parse(site)
         names = [block.name for block in self.train]
         labels = [*names, *(method.label() for block in self.fit for method in block.members())]
         twice = sorted({label for label in labels if labels.count(label) > 1})

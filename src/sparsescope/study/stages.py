@@ -17,7 +17,7 @@ from .estimate import ANY_TOKENS, Cost, evaluation_cost, harvest_cost, training_
 from .making import fit_all
 from .pieces import Pieces
 from .presentation import CONTEXTS, NUMBERS, facts_of, make_report, shown_contexts
-from .recipe import Recipe, changed, read_recipe
+from .recipe import Recipe, Train, changed, read_recipe
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,8 +78,10 @@ def _prepare(
     settled = pieces.settle(asked, changes)
     seed = settled.seed if pieces.store is None else pieces.store.seed
     model = load_model(settled.model, revision=settled.revision, dtype=settled.model_dtype, device=device, seed=seed)
-    for site in settled.site:
+    for site in settled.all_sites():
         model.check(site)
+        if pieces.store is not None:
+            pieces.store.width(site)  # a site that it lacks is refused here
     if pieces.store is not None:
         pieces.store.check_model(model)
         return Study(settled, pieces, model, None)
@@ -106,16 +108,18 @@ class Study:
         total = Cost(0, 0, 0)
         if self.text is not None:
             harvest = recipe.harvest
-            total = harvest_cost(self.model, recipe.site, recipe.tokens, recipe.context, harvest.batch, harvest.dtype)
-        for site in recipe.site:
-            for block in recipe.train:
-                total = total.then(training_cost(self.model.width(site), block.members(), block.tokens, block.batch))
+            sites = recipe.all_sites()
+            total = harvest_cost(self.model, sites, recipe.tokens, recipe.context, harvest.batch, harvest.dtype)
+        for block, site, _ in self._training():
+            width = self.model.width(site if isinstance(site, str) else site[0])
+            total = total.then(training_cost(width, block.members(), block.tokens, block.batch))
         evaluate = recipe.evaluate
         if evaluate.splice:
             held_out = (recipe.tokens or ANY_TOKENS) // 10  # one document in ten is a test document
             tokens = min(evaluate.splice_tokens or held_out, held_out)
-            made = [len(block.members()) for block in recipe.train] + [len(block.members()) for block in recipe.fit]
-            count = len(recipe.site) * sum(made) + len(self.pieces.dictionaries)
+            trained = sum(len(block.members()) for block, _, _ in self._training())
+            fitted = len(recipe.site) * sum(len(block.members()) for block in recipe.fit)
+            count = trained + fitted + len(self.pieces.dictionaries)
             total = total.then(evaluation_cost(self.model, count, tokens, recipe.context))
         return total
 
@@ -141,7 +145,7 @@ class Study:
         return harvest(
             self.model,
             self.text,
-            recipe.site,
+            recipe.all_sites(),
             tokens=recipe.tokens,
             context=recipe.context,
             seed=recipe.seed,
@@ -154,18 +158,17 @@ class Study:
     def _train(self, out: Path, store: ActivationStore, progress: Progress | None) -> None:
         for path in self.pieces.dictionaries:
             bring(path, out / path.resolve().name)
-        for site, suffix in self._sites():
-            for block in self.recipe.train:
-                train(
-                    store,
-                    site,
-                    block.members(),
-                    seed=self.recipe.seed,
-                    out=out / f"{block.name}{suffix}",
-                    resume=True,
-                    progress=progress,
-                    **block.schedule(),
-                )
+        for block, site, name in self._training():
+            train(
+                store,
+                site,
+                block.members(),
+                seed=self.recipe.seed,
+                out=out / name,
+                resume=True,
+                progress=progress,
+                **block.schedule(),
+            )
 
     def _fit(self, out: Path, store: ActivationStore, progress: Progress | None) -> None:
         for site, suffix in self._sites():
@@ -198,9 +201,21 @@ class Study:
         """The directories of dictionaries, in the order of the recipe."""
         for path in self.pieces.dictionaries:
             yield folder / path.resolve().name
-        for _, suffix in self._sites():
-            yield from (folder / f"{block.name}{suffix}" for block in self.recipe.train)
+        trained = list(self._training())
+        for site, suffix in self._sites():
+            yield from (folder / name for _, at, name in trained if at == site)
             yield from (folder / f"{method.label()}{suffix}" for block in self.recipe.fit for method in block.members())
+        yield from (folder / name for _, at, name in trained if not isinstance(at, str))
+
+    def _training(self) -> Iterator[tuple[Train, str | tuple[str, str], str]]:
+        """Each block of what is trained, the site or pair of sites it is trained at, and its directory."""
+        for site, suffix in self._sites():
+            for block in self.recipe.train:
+                if block.output_site is None:
+                    yield block, site, f"{block.name}{suffix}"
+        for block in self.recipe.train:
+            if block.output_site is not None:
+                yield block, self.recipe.pair(block), block.name
 
     def _sites(self) -> list[tuple[str, str]]:
         """Each site, and what marks its directories where there are several."""

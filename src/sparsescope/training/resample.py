@@ -1,4 +1,4 @@
-"""New directions for dead latents of methods without an auxiliary loss: Bricken et al. 2023, *Towards Monosemanticity*."""
+"""New directions for dead latents of methods without an auxiliary loss (Bricken et al. 2023, Monosemanticity)."""
 
 from typing import TYPE_CHECKING
 

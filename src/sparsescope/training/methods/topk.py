@@ -94,8 +94,7 @@ class BatchTopK(KeepsK):
     """`TopK` that keeps the `k` · rows largest codes of the whole batch, so that rows may differ in how many they need.
 
     Source: Bussmann et al. 2024, arXiv 2412.06410. Deployed with the threshold that the smallest kept
-    code had on average over the last batches, so that a row's codes depend on that row alone. k is annealed
-    over the first half of the run (see `TopK`): a batch-wide choice else leaves more latents dead.
+    code had on average over the last batches, so that a row's codes depend on that row alone.
 
     >>> BatchTopK(k=16, ratio=4).latents(64)
     256
@@ -106,7 +105,7 @@ class BatchTopK(KeepsK):
     n_latents: int | None = None
     seed: int | None = None
     aux: float = 1 / 32
-    anneal: float = 0.5
+    anneal: float = 0.0
     dead_after: int | None = None
 
     method: ClassVar[str] = "batchtopk"
@@ -138,7 +137,7 @@ class Matryoshka(KeepsK):
     seed: int | None = None
     widths: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     aux: float = 1 / 32
-    anneal: float = 0.5
+    anneal: float = 0.0
     dead_after: int | None = None
 
     method: ClassVar[str] = "matryoshka"
