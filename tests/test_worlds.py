@@ -42,6 +42,16 @@ def test_moments_are_those_of_the_rows() -> None:
     torch.testing.assert_close(world.directions.norm(dim=1), torch.ones(20))
 
 
+def test_an_offset_is_added_to_every_component_and_to_nothing_else() -> None:
+    plain, shifted = (PlantedWorld(d=8, n_features=20, active=3, seed=2, offset=offset) for offset in (0.0, 0.3))
+    x, codes = shifted.sample(100_000)
+    assert torch.equal(x, plain.sample(100_000)[0] + 0.3)
+    assert torch.equal(codes, plain.sample(100_000)[1])
+    torch.testing.assert_close(shifted.mean("planted"), x.double().mean(0), rtol=0, atol=0.01)
+    assert shifted.mean_square("planted") == pytest.approx(x.double().square().mean().item(), rel=0.01)
+    assert shifted.fingerprint != plain.fingerprint
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -49,6 +59,7 @@ def test_moments_are_those_of_the_rows() -> None:
         ({"n_features": 0}, "n_features = 0, expected"),
         ({"active": 300}, "active = 300, expected a number above 0 and at most n_features = 256"),
         ({"low": 2.0}, "strengths from 2.0 to 1.5, expected 0 < low"),
+        ({"offset": float("nan")}, "offset = nan, expected a finite number"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused(change: dict, message: str) -> None:

@@ -1,7 +1,7 @@
 """What activations are to everything that reads them: the same whether stored on disk or streamed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,30 @@ class Activations(ABC):
     def batches(
         self, site: str, *, batch: int, seed: int = 0, start: int = 0, steps: int | None = None, split: str = "train"
     ) -> Iterator[Float32[Tensor, "batch d"]]:
-        """Shuffled rows, `batch` at a time, epoch after epoch; `steps` batches from step `start`, or without end."""
+        """Shuffled rows, `batch` at a time, epoch after epoch; `steps` batches from step `start`, or without end.
+
+        The batch of step t depends on (`seed`, t) alone, and belongs to the same tokens at every site.
+        """
+
+    def joint_batches(
+        self,
+        sites: Sequence[str],
+        *,
+        batch: int,
+        seed: int = 0,
+        start: int = 0,
+        steps: int | None = None,
+        split: str = "train",
+    ) -> Iterator[dict[str, Float32[Tensor, "batch d"]]]:
+        """The `batches` of several sites side by side: row i belongs to the same token at each of them.
+
+        Raises `ConfigurationError` for no site at all, and whatever `batches` raises.
+        """
+        readers = {
+            site: self.batches(site, batch=batch, seed=seed, start=start, steps=steps, split=split)
+            for site in self._known_sites(sites)
+        }
+        return (dict(zip(readers, rows, strict=True)) for rows in zip(*readers.values(), strict=True))
 
     @abstractmethod
     def blocks(self, site: str, split: str, *, rows: int = 8192) -> Iterator[Block]:
@@ -120,6 +143,14 @@ class Activations(ABC):
                 f"{self} have no site {str(site)!r}: they have {', '.join(self.sites)}.{hint} Harvest that site too."
             )
         return str(site)
+
+    def _known_sites(self, sites: Sequence[str]) -> list[str]:
+        """Each of `sites` once, as text."""
+        if isinstance(sites, str) or not len(sites):
+            raise ConfigurationError(
+                f"sites are {sites!r}: expected a list with one site or more, such as {self.sites}."
+            )
+        return list(dict.fromkeys(self._known_site(site) for site in sites))
 
     def _filled_split(self, split: str) -> str:
         """`split`; an error when there is no such split or no row in it."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
@@ -17,6 +16,7 @@ from ..artifact import digest
 from ..errors import ConfigurationError
 from ..text import SPLITS, Text, Tokens
 from .base import DTYPES, Activations, Block, check_reading, known_split
+from .mixing import capacity, mixed
 from .plan import Plan, Unit, take
 from .reading import Reading, read_unit
 
@@ -161,7 +161,7 @@ class StreamingActivations(Activations):
         if self._plan.massive == "keep":
             return self._may_keep(Tokens.join(unit.tokens for unit in self._units(split)))
         if split not in self._kept:
-            self._kept[split] = torch.cat([reading.keep for reading in self._readings(self.sites[0], split)])
+            self._kept[split] = torch.cat([reading.keep for reading in self._readings(self.sites[:1], split)])
         return self._kept[split]
 
     def batches(
@@ -173,35 +173,36 @@ class StreamingActivations(Activations):
         epoch. The batch of step t depends on (`seed`, t) and the settings alone; to reach `start`, the
         steps before it are made and thrown away.
         """
-        site, split = self._known_site(site), self._filled_split(split)
+        site = self._known_site(site)
+        found = self.joint_batches([site], batch=batch, seed=seed, start=start, steps=steps, split=split)
+        return (rows[site] for rows in found)
+
+    def joint_batches(
+        self,
+        sites: Sequence[str],
+        *,
+        batch: int,
+        seed: int = 0,
+        start: int = 0,
+        steps: int | None = None,
+        split: str = "train",
+    ) -> Iterator[dict[str, Float32[Tensor, "batch d"]]]:
+        """The `batches` of several sites, from one run of the model over each piece of text."""
+        known, split = self._known_sites(sites), self._filled_split(split)
         check_reading(batch, seed, start, steps)
-        end = None if steps is None else start + steps
-        return islice(self._batches(site, batch, seed, split), start, end)
+        found = mixed(self._endless(known, split), batch=batch, seed=seed, buffer_rows=self._buffer_rows)
+        return islice(found, start, None if steps is None else start + steps)
 
-    def _batches(self, site: str, batch: int, seed: int, split: str) -> Iterator[Float32[Tensor, "batch d"]]:
-        capacity = max(self._buffer_rows, 4 * batch)
-        generator = np.random.default_rng([seed, capacity])
-        source = self._endless(site, split)
-        buffer = torch.empty(capacity, self.width(site), dtype=DTYPES[self._plan.dtype])
-        held, waiting = 0, next(source)
-        while True:
-            while held < capacity:
-                room = capacity - held
-                fitting, waiting = waiting[:room], waiting[room:]
-                buffer[held : held + len(fitting)] = fitting
-                held += len(fitting)
-                if not len(waiting):
-                    waiting = next(source)
-            order = torch.from_numpy(generator.permutation(capacity))
-            drawn = capacity // 2 // batch * batch
-            for chosen in order[:drawn].split(batch):
-                yield buffer[chosen].float()
-            held = capacity - drawn
-            buffer[:held] = buffer[order[drawn:]]
+    def buffer_bytes(self, sites: Sequence[str], batch: int) -> int:
+        """What reading these sites holds beside the batches: the buffer, and half of it while it is refilled."""
+        row = sum(self.width(site) for site in sites) * DTYPES[self._plan.dtype].itemsize
+        return capacity(self._buffer_rows, batch) * row * 3 // 2
 
-    def _endless(self, site: str, split: str) -> Iterator[Float[Tensor, "row d"]]:
+    def _endless(self, sites: Sequence[str], split: str) -> Iterator[dict[str, Float[Tensor, "row d"]]]:
         while True:
-            yield from (reading.rows[site] for reading in self._readings(site, split) if len(reading.rows[site]))
+            for reading in self._readings(sites, split):
+                if reading.keep.any():
+                    yield {site: reading.rows[site] for site in sites}
 
     def blocks(self, site: str, split: str, *, rows: int = 8192) -> Iterator[Block]:
         site, split = self._known_site(site), self._filled_split(split)
@@ -212,7 +213,7 @@ class StreamingActivations(Activations):
     def _blocks(self, site: str, split: str, size: int) -> Iterator[Block]:
         waiting: list[Tensor] = []
         first = 0
-        for reading in self._readings(site, split):
+        for reading in self._readings([site], split):
             context, position = reading.keep.nonzero(as_tuple=True)
             new = [reading.rows[site], reading.unit.tokens.document[reading.keep], position, context + first]
             waiting = [torch.cat(pair) for pair in zip(waiting, new, strict=True)] if waiting else new
@@ -223,9 +224,9 @@ class StreamingActivations(Activations):
         if len(waiting[0]):
             yield _block(waiting)
 
-    def _readings(self, site: str, split: str) -> Iterator[Reading]:
+    def _readings(self, sites: Sequence[str], split: str) -> Iterator[Reading]:
         """Run the model over a split. All sites are needed only where any of them can leave a row out."""
-        plan = self._plan if self._plan.massive == "drop" else replace(self._plan, sites=[site])
+        plan = self._plan if self._plan.massive == "drop" else replace(self._plan, sites=list(sites))
         for unit in self._units(split):
             yield read_unit(plan, unit, self._first.medians)
 

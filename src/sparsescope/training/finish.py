@@ -13,7 +13,7 @@ from .source import Batch, Source
 
 TOLERANCE = 0.05
 """How far the L0 on held-out rows may be from `target_l0`, as a share of it."""
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 """Codes that are held at a time."""
 
 

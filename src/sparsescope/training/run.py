@@ -121,8 +121,13 @@ class Run:
                 raise
             raise self._out_of_memory(error) from None
         self.step = step + 1
-        for member, line in zip(self.members, lines, strict=True):
-            self._report(member, line)
+        for member, found in zip(self.members, lines, strict=True):
+            for line in found:
+                self.records.write(line)
+            if member.stopped and member.position == self.step:
+                self.records.write({"step": step, "name": member.name, "event": "stopped", "why": member.stopped})
+        for member, found in zip(self.members, lines, strict=True):  # which may interrupt
+            self._tell(member, found)
         if all(member.stopped for member in self.members):
             named = "; ".join(f"{name} ({why})" for name, why in self.stopped().items())
             raise NumericalError(f"every member was stopped: {named}.")
@@ -176,16 +181,14 @@ class Run:
             )
         return {"step": step, "name": member.name, "event": "skipped", "fault": fault, "loss": loss}
 
-    def _report(self, member: Member, lines: Sequence[Line]) -> None:
-        """Record what happened to a member, and say so where it is bad news."""
+    def _tell(self, member: Member, lines: Sequence[Line]) -> None:
+        """Say what happened to a member where it is bad news."""
         for line in lines:
-            self.records.write(line)
             if line.get("event") == "skipped":
                 what = f"{line['fault']} loss {line['loss']:g}"
                 text = f"skipped a batch for {member.name} at step {line['step']}: {what}"
                 self.progress(text, self.step, self.schedule.steps)
         if member.stopped and member.position == self.step:
-            self.records.write({"step": self.step - 1, "name": member.name, "event": "stopped", "why": member.stopped})
             self.progress(f"stopped {member.name}: {member.stopped}", self.step, self.schedule.steps)
 
     def stopped(self) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Pass:
     squared_error: float
     """Σ (y − ŷ)² over rows and dimensions."""
     sums: dict[str, float]
-    """What `Method.sums` counts."""
+    """Over `Method.costs`, and "active", the number of codes that are not 0."""
     fired: Int[Tensor, " latent"]
     """In how many rows each latent was active."""
     vectors: dict[str, Tensor]
@@ -91,15 +91,18 @@ def sparse_pass(job: Job, batch: Batch, kernels: Kernels, buffers: Buffers) -> P
         entries.gate_slope = gate.slope
         loss += gate.squared_error[-1] / batch.y.numel()
     row_error = decoded.residual[-1].square().sum(1).div_(factor**2) if job.row_errors else None
-    sums = method.sums(entries, job.now)
+    costs = method.costs(entries, job.now)
     pull, others = method.pull(entries, job.now, rows)
     ordered = kernels.by_latent(codes, job.n_latents, "codes")
+    # by latent, so that the order of the sums does not depend on how many slots the tables have
+    sums = {name: _total(kernels.sums(ordered, part)) for name, part in costs.items()}
     vectors = {name: kernels.sums(ordered, part) for name, part in others.items()}
     pulled = kernels.sums(ordered, pull)
     vectors.setdefault("encoder_bias", pulled)
     _finish_vectors(job, batch, decoded.residual[0], pulled, vectors)
     fired = ordered.fired if method.all_active else kernels.sums(ordered, (entries.value != 0).float()).long()
-    loss += job.now.coefficient * sums["penalty"] / rows
+    sums["active"] = float(fired.sum())
+    loss += job.now.coefficient * sums.get("penalty", 0.0) / rows
     done = Pass(loss, errors[-1], sums, fired, vectors, row_error, smallest)
     whole = (job.n_latents,)
     done.terms["directions"].append(Term(ordered, entries.value, decoded.residual, bounds))
@@ -107,6 +110,10 @@ def sparse_pass(job: Job, batch: Batch, kernels: Kernels, buffers: Buffers) -> P
     if job.dead is not None:
         _revive(job, job.dead, x, decoded.residual[-1] / -factor, kernels, done)
     return done
+
+
+def _total(sums: Float[Tensor, " latent"]) -> float:
+    return float(sums.sum(dtype=torch.float64))
 
 
 def _inputs(job: Job, batch: Batch, buffers: Buffers) -> tuple[Tensor, Tensor]:
@@ -173,6 +180,7 @@ def dense_pass(job: Job, batch: Batch, buffers: Buffers) -> Pass:
     _finish_vectors(job, batch, totals.residual, pulled, vectors)
     loss = (totals.squared_error + totals.gate_error) / batch.y.numel()
     loss += job.now.coefficient * totals.sums["penalty"] / rows
+    totals.sums["active"] = float(totals.fired.sum())
     tables = {"directions": totals.directions, "encoder": totals.encoder}
     return Pass(loss, totals.squared_error, totals.sums, totals.fired, vectors, totals.row_error, tables=tables)
 
@@ -218,9 +226,10 @@ class _Totals:
             gate = self._block("gate", (len(x), target.shape[1]), x)
             self.gate_error += self._decode(score.relu(), target, gate)
             entries.gate_slope = gate.mul_(factor) @ weights.directions.t()
-        for name, found in job.method.sums(entries, job.now).items():
-            self.sums[name] = self.sums.get(name, 0.0) + found
-        self.fired += torch.count_nonzero(entries.value, dim=0)
+        for name, found in job.method.costs(entries, job.now).items():
+            self.sums[name] = self.sums.get(name, 0.0) + _total(found.sum(0))
+        active = torch.gt(entries.value, 0, out=self._block("active", shape, x))
+        self.fired += torch.mv(active.t(), active.new_ones(len(x))).long()
         pull, others = job.method.pull(entries, job.now, self.rows)
         self.directions.addmm_(entries.value.t(), residual)
         self.encoder.addmm_(pull.t(), x)

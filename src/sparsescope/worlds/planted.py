@@ -1,14 +1,15 @@
 """A planted dictionary: activations that are sparse sums of known directions.
 
-    x = Σ_i s_i f_i,   s_i = 0 with probability 1 - p, else uniform in [low, high]
+    x = Σ_i s_i f_i + offset,   s_i = 0 with probability 1 - p, else uniform in [low, high]
 
-with f_i independent uniform unit directions, more of them than dimensions. There is no offset and no
-noise, so the directions are all there is to find. Source: Sharkey et al. 2022, "Taking features out
-of superposition", in the form of arXiv 2309.08600 §8 without decay and correlation.
+with f_i independent uniform unit directions, more of them than dimensions. There is no noise, and no
+offset unless it is asked for, so the directions are all there is to find. Source: Sharkey et al. 2022,
+"Taking features out of superposition", in the form of arXiv 2309.08600 §8 without decay and correlation.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -42,6 +43,8 @@ class PlantedWorld:
     low: float = 0.5
     high: float = 1.5
     seed: int = 0
+    offset: float = 0.0
+    """What is added to every component of every row."""
 
     def __post_init__(self) -> None:
         for name in ("d", "n_features"):
@@ -56,6 +59,8 @@ class PlantedWorld:
             raise ConfigurationError(
                 f"PlantedWorld: strengths from {self.low!r} to {self.high!r}, expected 0 < low ≤ high."
             )
+        if not math.isfinite(self.offset):
+            raise ConfigurationError(f"PlantedWorld: offset = {self.offset!r}, expected a finite number.")
 
     @cached_property
     def directions(self) -> Float[Tensor, "feature d"]:
@@ -79,7 +84,7 @@ class PlantedWorld:
         # a uniform number below p is, divided by p, again uniform: one draw decides both
         p = self.probability
         codes = torch.where(drawn < p, self.low + drawn * ((self.high - self.low) / p), 0.0)
-        return codes @ self.directions, codes
+        return codes @ self.directions + self.offset, codes
 
     # What follows is how stores are read.
 
@@ -90,7 +95,7 @@ class PlantedWorld:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings, which decide every row."""
-        return digest(["PlantedWorld", self.d, self.n_features, self.active, self.low, self.high, self.seed])
+        return digest(["PlantedWorld", *(getattr(self, field.name) for field in fields(self))])
 
     def rows(self, split: str) -> int:
         """How many rows stand for a split; more are made when more are asked for."""
@@ -103,8 +108,8 @@ class PlantedWorld:
         return self.d
 
     def mean(self, site: str) -> Float64[Tensor, " d"]:
-        """The exact mean: p · E[s] · Σ f."""
-        return self.probability * (self.low + self.high) / 2 * self.directions.double().sum(0)
+        """The exact mean: p · E[s] · Σ f + offset."""
+        return self.probability * (self.low + self.high) / 2 * self.directions.double().sum(0) + self.offset
 
     def mean_square(self, site: str) -> float:
         """The exact mean of x² over rows and dimensions: (‖mean‖² + n (p E[s²] − (p E[s])²)) / d."""

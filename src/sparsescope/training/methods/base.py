@@ -174,10 +174,9 @@ class Method(ABC):
         """The codes: 0 wherever the score is not above 0. May overwrite the scores."""
         return entries.score.relu_() if entries.latent is None else entries.score
 
-    def sums(self, entries: Entries, now: Moment) -> dict[str, float]:
-        """Sums over entries: "active", the number of codes that are not 0, and what the penalty is made of."""
-        value = entries.value
-        return {"active": float(torch.count_nonzero(value)), "penalty": float(value.sum(dtype=torch.float64))}
+    def costs(self, entries: Entries, now: Moment) -> dict[str, Tensor]:
+        """What the sums of a pass are taken over: the coefficient multiplies that of "penalty", if there is one."""
+        return {"penalty": entries.value}
 
     def pull(self, entries: Entries, now: Moment, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         """How the loss grows with each pre-activation, and with each entry's share of the vectors.
@@ -188,7 +187,7 @@ class Method(ABC):
         slope = entries.slope
         if now.coefficient:
             slope.add_(now.coefficient / rows)
-        return slope.mul_(entries.value != 0), {}
+        return masked(slope, entries.value), {}
 
     def constrain(self, vectors: Mapping[str, Tensor]) -> None:  # noqa: B027 - most have nothing to do
         """Bring vectors back to where they may be, in place, after a step."""
@@ -260,6 +259,11 @@ def check_share(method: Method, key: str) -> None:
     if not number(value) or not 0 <= value <= 1:
         raise ConfigurationError(f"{type(method).__name__}: {key} = {value!r}, expected a share from 0 to 1.")
     as_float(method, key)
+
+
+def masked(slope: Tensor, value: Tensor) -> Tensor:
+    """`slope` where `value` is above 0, else 0, in place."""
+    return torch.ops.aten.threshold_backward.grad_input(slope, value, 0, grad_input=slope)
 
 
 def exceeded(x: Float[Tensor, "row d"], encoder: Float[Tensor, "latent d"], share: float) -> Float[Tensor, " latent"]:

@@ -63,9 +63,8 @@ class Gated(Method):
             )
         )
 
-    def sums(self, entries: Entries, now: Moment) -> dict[str, float]:
-        gate = entries.score.relu().sum(dtype=torch.float64)
-        return {"active": float(torch.count_nonzero(entries.value)), "penalty": float(gate)}
+    def costs(self, entries: Entries, now: Moment) -> dict[str, Tensor]:
+        return {"penalty": entries.score.relu()}
 
     def pull(self, entries: Entries, now: Moment, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert entries.gate_slope is not None

@@ -80,9 +80,8 @@ class JumpReLU(Method):
         above = entries.score - entries.vectors["epsilon"] / 2
         return (above + entries.at("threshold")).mul_(above > 0)
 
-    def sums(self, entries: Entries, now: Moment) -> dict[str, float]:
-        active = float(torch.count_nonzero(entries.value))
-        return {"active": active, "penalty": active}
+    def costs(self, entries: Entries, now: Moment) -> dict[str, Tensor]:
+        return {"penalty": (entries.value > 0).to(entries.value.dtype)}
 
     def pull(self, entries: Entries, now: Moment, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         epsilon = entries.vectors["epsilon"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...dictionaries import Dictionary, PAnnealSAE, Provenance, TiedSAE, UntiedSAE
 from ...errors import ConfigurationError
 from ..source import Source
-from .base import Entries, Method, Moment, Weights, check_penalty, check_share, exceeded, number
+from .base import Entries, Method, Moment, Weights, check_penalty, check_share, exceeded, masked, number
 
 
 class _L1(Method):
@@ -166,16 +166,15 @@ class PAnneal(_L1):
         done = (share - self.start) / (self.end - self.start) if self.end > self.start else share > self.start
         return 1 - (1 - self.p) * min(1.0, max(0.0, float(done)))
 
-    def sums(self, entries: Entries, now: Moment) -> dict[str, float]:
-        held = super().sums(entries, now)
+    def costs(self, entries: Entries, now: Moment) -> dict[str, Tensor]:
         powers = entries.value.clamp(min=self.FLOOR).pow(self.exponent(now.share)).mul_(entries.value > 0)
-        return held | {"power": float(powers.sum(dtype=torch.float64))}
+        return {"penalty": entries.value, "power": powers}
 
     def pull(self, entries: Entries, now: Moment, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         p, last = self.exponent(now.share), now.sums
         rescaled = now.coefficient * (last["penalty"] / last["power"] if last.get("power") else 1.0)
         slope = entries.value.clamp(min=self.FLOOR).pow_(p - 1).mul_(p * rescaled / rows).add_(entries.slope)
-        return slope.mul_(entries.value != 0), {}
+        return masked(slope, entries.value), {}
 
     def fold(
         self, weights: Weights, numbers: Mapping[str, float], source: Source, provenance: Provenance

@@ -48,8 +48,8 @@ class KeepsK(Method):
     def values(self, entries: Entries) -> Tensor:
         return entries.score  # what is selected is positive
 
-    def sums(self, entries: Entries, now: Moment) -> dict[str, float]:
-        return {"active": float(torch.count_nonzero(entries.value)), "penalty": 0.0}
+    def costs(self, entries: Entries, now: Moment) -> dict[str, Tensor]:
+        return {}
 
     def pull(self, entries: Entries, now: Moment, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         return entries.slope, {}
