@@ -311,10 +311,11 @@ def test_inputs_and_outputs_of_a_pair_are_shortened_each_by_their_own_median() -
     raw = TensorRows(x, y).joint_batches(["input", "output"], batch=500, seed=0, steps=5)
     source = feed.sources[0]
     for batch, rows in zip(only(feed, 500, 0, 5), raw, strict=True):
-        for found, given, limit in ((batch.x, rows["input"], source.limit), (batch.y, rows["output"], source.output_limit)):
-            norms = given.norm(dim=1, keepdim=True)
+        columns = ((batch.x, rows["input"], source.limit), (batch.y, rows["output"], source.output_limit))
+        for found, raw_rows, limit in columns:
+            norms = raw_rows.norm(dim=1, keepdim=True)
             assert bool((norms > limit.norm).any())
-            torch.testing.assert_close(found, given * (limit.norm / norms).clamp(max=1))
+            torch.testing.assert_close(found, raw_rows * (limit.norm / norms).clamp(max=1))
 
 
 def test_the_guard_may_be_set_and_left_out() -> None:

@@ -136,12 +136,16 @@ def _sizes(feed: Feed, members: Sequence[tuple[int, Method]]) -> list[Size]:
 
 
 def _planner(feed: Feed, batch: int, precision: Precision, kernels: str) -> Callable[[Sequence[Size]], Plan]:
-    fused = choose(feed.device, kernels).name != "reference"
+    chosen = choose(feed.device, kernels)
+    fused = chosen.name != "reference"
     reading = feed.held_bytes(batch)
 
     def make(sizes: Sequence[Size]) -> Plan:
         workers = min(len(sizes), torch.get_num_threads()) if feed.device.type == "cpu" else 1
-        return plan(sizes, batch, precision=precision, workers=workers, fused=fused, reading=reading)
+        products = chosen.product_bytes
+        return plan(
+            sizes, batch, precision=precision, workers=workers, fused=fused, products=products, reading=reading
+        )
 
     return make
 

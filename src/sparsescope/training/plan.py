@@ -14,7 +14,7 @@ ENTRY = 24
 """Bytes per slot of a table of codes: latent, value, slope, pull and what a kernel adds, and its place by latent."""
 UNEVEN = 4
 """A row may have so many times the mean number of codes."""
-MEASURED = 2
+MEASURED = 3
 """Tables of codes that measuring a finished dictionary holds at once."""
 
 
@@ -98,6 +98,7 @@ def plan(
     precision: Precision = "float32",
     workers: int = 1,
     fused: bool = True,
+    products: int | None = None,
     reading: int = 0,
 ) -> Plan:
     """What training these members together takes, at its peak.
@@ -105,8 +106,8 @@ def plan(
     Each member keeps its weights and two averages of Adam per weight. Everything else is shared: each of
     `workers`, which step members side by side, has tables for the largest member. Methods with a penalty
     hold whole gradients as long as most of their codes are active; kernels that are not `fused` hold two
-    matrices while one is updated. At the end every member is copied once, on the CPU. `reading` is what
-    the feed holds (`Feed.held_bytes`).
+    matrices while one is updated. `products` is what kernels hold of pre-activations, where they say so.
+    At the end every member is copied once, on the CPU. `reading` is what the feed holds (`Feed.held_bytes`).
 
     >>> from sparsescope.training import TopK
     >>> plan([Size(TopK(k=32, n_latents=16384), 16384, 512, 512)], batch=4096).moments >> 20
@@ -122,7 +123,7 @@ def plan(
         moments=2 * sum(whole) + sum(4 * size.vectors for size in sizes),
         gradients=gradients,
         codes=workers * max(_codes(size, batch) for size in sizes),
-        products=workers * max(_products(size, fused) for size in sizes),
+        products=workers * (max(_products(size, fused) for size in sizes) if products is None else products),
         batches=workers * max(_rows(size, batch) for size in sizes),
         finishing=max(0, sum(whole) + tables - gradients),
         reading=reading,

@@ -120,6 +120,8 @@ class Kernels(ABC):
     the next call of the same method with the same `use` overwrites; `use` tells apart what is alive together."""
 
     name: str
+    product_bytes: int | None = None
+    """What is held of pre-activations at a time, where that is much more than a few megabytes."""
 
     @abstractmethod
     def encoder(self, weight: Float[Tensor, "latent d"], precision: Precision) -> Encoder:

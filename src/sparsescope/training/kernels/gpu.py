@@ -54,6 +54,7 @@ class Gpu(Kernels):
         self.device = torch.device(device)
         check_device(self.device)
         self._selection = Selection(product_bytes)
+        self.product_bytes = product_bytes * 3 // 2  # in float32, and rounded
         self._buffers = Buffers()
         self._bounds: dict[tuple[int, ...], Tensor] = {}
 
