@@ -130,7 +130,7 @@ def _check_pair(source: Source, method: Method) -> None:
     if source.paired == isinstance(method, Transcoder):
         return
     one = f"the one site {source.site or None}"
-    given = f"the pair {source.site} and {source.output_site}" if source.paired else one
+    given = f"the pair ({source.site or 'x'}, {source.output_site or 'y'})" if source.paired else one
     needed = "a pair of sites (input, output), or of tensors" if isinstance(method, Transcoder) else "one site"
     raise ConfigurationError(f"{type(method).__name__} is trained on {needed}, got {given}.")
 
