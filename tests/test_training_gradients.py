@@ -64,6 +64,8 @@ def problem(method: Method, seed: int = 0) -> tuple[Weights, Batch]:
         vectors |= {"magnitude": normal(N, scale=0.3), "magnitude_bias": normal(N, scale=0.3)}
     if isinstance(method, JumpReLU):
         vectors |= {"threshold": normal(N, scale=0.3).abs() + 0.5, "epsilon": torch.tensor([EPSILON])}
+    if isinstance(method, PAnneal):
+        vectors["floor"] = torch.tensor([method.FLOOR])
     encoder = None if isinstance(method, TiedL1) else normal(N, D, scale=0.5)
     x = normal(ROWS, D)
     y = normal(ROWS, OUT) if isinstance(method, Transcoder) else x
@@ -149,7 +151,7 @@ def check(method: Method, done: Pass, weights: Weights, batch: Batch, kernels: K
     if not isinstance(method, PAnneal):  # whose value is rescaled, as autograd is not told
         assert done.loss == pytest.approx(loss, rel=1e-5)
     found = gradients_of(done, weights, kernels)
-    assert wanted.keys() <= found.keys() | {"epsilon"}
+    assert wanted.keys() <= found.keys() | {"epsilon", "floor"}
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=f"{method}: {name}")
 

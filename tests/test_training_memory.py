@@ -173,7 +173,7 @@ def test_memory_that_ran_out_says_where_why_and_what_would_fit(monkeypatch: pyte
     planned = check_memory(feed, members, 100, kernels="reference")
     for free in (10**12, planned.total // 10):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
-        error = out_of_memory(failures()[0], feed, members, 100, 17, saved=True, kernels="reference")
+        error = out_of_memory(failures()[0], feed, members, 100, 17, saved=17, kernels="reference")
         assert isinstance(error, ResourceError)
         assert error.exit_code == 1
         assert re.match(r"memory ran out at step 17 \(.*can't allocate memory", str(error))
@@ -186,7 +186,7 @@ def test_memory_that_ran_out_says_where_why_and_what_would_fit(monkeypatch: pyte
         tried = [plan([Size(members[0][1], n, 24, 24)], 100, fused=False).total for n in (fits, fits + 1)]
         assert tried[0] <= room
         assert fits == 45_000 or tried[1] > room
-    unsaved = out_of_memory(MemoryError(), feed, members, 100, 0, saved=False, kernels="reference")
+    unsaved = out_of_memory(MemoryError(), feed, members, 100, 0, saved=0, kernels="reference")
     assert "at step 0 (MemoryError)" in str(unsaved)
     assert "Nothing was saved" in str(unsaved)
 

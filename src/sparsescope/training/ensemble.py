@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def train(
     if checkpoint_every < 1:
         raise ConfigurationError(f"checkpoint_every = {checkpoint_every}, expected a number of steps, 1 or more.")
     check_precision(precision)
-    _check_methods(methods)
+    methods = _checked(methods)
     feed = open_feed(activations, site, seed, scale, on_device(device))
     members = [(number, method) for number in range(len(feed.sources)) for method in methods]
     named = _names(feed, members, names)
@@ -106,7 +106,16 @@ def train(
         method.latents(feed.sources[number].width)
     check_memory(feed, members, batch, precision, kernels)
     run = partial(
-        Run, feed, members, named, schedule, progress, every=checkpoint_every, precision=precision, kernels=kernels
+        Run,
+        feed,
+        members,
+        named,
+        schedule,
+        [math.sqrt(first.width / source.width) if lr is None else 1.0 for source in feed.sources],
+        progress,
+        every=checkpoint_every,
+        precision=precision,
+        kernels=kernels,
     )
     if out is None:
         started = run()
@@ -120,9 +129,11 @@ def train(
     return _loaded(draft.out, len(members))
 
 
-def _check_methods(methods: Sequence[Method]) -> None:
-    if not methods or not all(isinstance(method, Method) for method in methods):
+def _checked(methods: Sequence[Method]) -> list[Method]:
+    found = list(methods) if isinstance(methods, Iterable) else []
+    if not found or not all(isinstance(method, Method) for method in found):
         raise ConfigurationError(f"methods = {methods!r}, expected a list such as [TiedL1(l1=1e-3, ratio=4)].")
+    return found
 
 
 def _check_pair(source: Source, method: Method) -> None:
@@ -137,8 +148,8 @@ def _check_pair(source: Source, method: Method) -> None:
 
 def _names(feed: Feed, members: Sequence[tuple[int, Method]], names: Sequence[str] | None) -> list[str]:
     if names is None:
-        several = len(feed.sources) > 1
-        found = [f"{feed.sources[n].site}-{method.label()}" if several else method.label() for n, method in members]
+        sites = ["-".join(filter(None, (source.site, source.output_site))) + "-" for source in feed.sources]
+        found = [(sites[number] if len(sites) > 1 else "") + method.label() for number, method in members]
     else:
         found = [str(name) for name in names]
     if len(found) != len(members):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..dictionaries import Dictionary, Provenance
+from .kernels import Kernels
 from .member import Member
 from .source import Batch, Source
 
@@ -62,10 +63,15 @@ def finish_line(member: Member, step: int, split: str, measured: HeldOut) -> dic
         "dead": member.dead(),
         "l1": penalty(member),
     }
-    if member.controller is not None:
-        target = member.controller.target
-        line |= {"target_l0": target, "target_l0_met": not measured.misses(target)}
-    return line
+    target = asked(member)
+    return line if target is None else line | {"target_l0": target, "target_l0_met": not measured.misses(target)}
+
+
+def asked(member: Member) -> float | None:
+    """The L0 that a member was asked for where it need not have it: a target, or k over batches."""
+    if member.method.selection == "batch":
+        return member.k
+    return member.method.target_l0
 
 
 def penalty(member: Member) -> float | None:
@@ -73,8 +79,13 @@ def penalty(member: Member) -> float | None:
     return None if member.k is not None else member.coefficient
 
 
-def fold(member: Member, source: Source) -> Dictionary:
-    """The member as a dictionary in the units of the activations."""
+def fold(member: Member, source: Source, kernels: Kernels) -> Dictionary:
+    """The member as a dictionary in the units of the activations.
+
+    A threshold over the batch becomes one for rows by themselves: that which keeps k per row, on average, of
+    a sample of the training split with the final weights. (In the literature a running mean of the batches'
+    smallest codes, which lags behind where the run is short or k is annealed.)
+    """
     method = member.method
     provenance = Provenance(
         site=source.site or None,
@@ -92,4 +103,5 @@ def fold(member: Member, source: Source) -> Dictionary:
     directions = member.weights.directions.cpu()
     encoder = None if member.weights.encoder is None else member.weights.encoder.cpu()
     weights = replace(member.weights, directions=directions, encoder=encoder, vectors=vectors)
-    return method.fold(weights, {"threshold": member.threshold or 0.0}, source, provenance)
+    threshold = member.deployed_threshold(source.sample.to(source.device), kernels)
+    return method.fold(weights, {"threshold": threshold or 0.0}, source, provenance)

@@ -102,9 +102,9 @@ class Member:
     position: int = 0
     """Batches dealt with: that of the run, or one more when the run broke off before the others had their turn."""
     torn: bool = False
-    """Whether an update broke off half way. Never saved."""
+    """Whether a step is under way that has begun to change something. Such a state is never saved."""
     threshold: float | None = None
-    """Running mean of the smallest code that was kept of a batch."""
+    """Running mean of the smallest code that was kept of a batch: where the next selection begins to look."""
     sums: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     faults: int = 0
@@ -174,7 +174,18 @@ class Member:
         if self.controller is not None:
             self.controller.update(self.l0)
             self.coefficient = self.controller.weight
-        self.torn = False
+
+    def deployed_threshold(self, x: Tensor, kernels: Kernels) -> float | None:
+        """What the smallest code kept of these rows is with the weights as they are; None where rows stand alone."""
+        if self.k is None or self.method.selection != "batch":
+            return None
+        vectors = self.weights.vectors
+        shift = self.method.shift(vectors)
+        total = self.k * len(x)
+        _, smallest = kernels.largest_of_batch(
+            x - vectors["bias"], self.encoder, shift, total, self.threshold, "deployed"
+        )
+        return smallest
 
     def resample(self, step: int, schedule: Schedule, batch: Batch, done: Pass, kernels: Kernels) -> int:
         """Give dead latents new directions where it is time to; how many were given."""
@@ -198,6 +209,7 @@ class Member:
         keys = ("coefficient", "l0", "rows", "steps", "position", "threshold", "faults", "stopped")
         numbers = {key: getattr(self, key) for key in keys} | {"sums": self.sums, "losses": self.losses}
         numbers["controller"] = None if self.controller is None else copy.copy(vars(self.controller))
+        numbers["l0"] = None if math.isinf(self.l0) else self.l0  # JSON has no word for it
         return State(self._tensors(), numbers)
 
     def restore(self, state: State, kernels: Kernels) -> None:
@@ -207,6 +219,7 @@ class Member:
         numbers = copy.deepcopy(state.numbers)
         controller = numbers.pop("controller")
         self.controller = None if controller is None else L0Controller(**controller)
+        numbers["l0"] = math.inf if numbers["l0"] is None else numbers["l0"]
         for key, value in numbers.items():
             setattr(self, key, value)
         kernels.refresh(self.encoder)

@@ -69,11 +69,11 @@ def out_of_memory(
     members: Sequence[tuple[int, Method]],
     batch: int,
     step: int,
-    saved: bool,
+    saved: int,
     precision: Precision = "float32",
     kernels: str = "auto",
 ) -> ResourceError:
-    """What to raise when memory ran out at `step`. `saved`: the state before that step can be resumed.
+    """What to raise when memory ran out at `step`. `saved` is the step of the last checkpoint, 0 where there is none.
 
     The size that is advised fits into what is free now together with what the members held, and is
     smaller than the one that failed.
@@ -87,11 +87,10 @@ def out_of_memory(
     fits = largest(
         _capped(sizes, cap), lambda tried: free is None or make(tried).total - planned.reading <= free + held
     )
-    kept = (
-        "The state before that step is saved: resume when there is more memory."
-        if saved
-        else "Nothing was saved, since `out` was not given or no step was done."
-    )
+    kept = "Nothing was saved, since `out` was not given or no step was done."
+    if saved:
+        when = "before that step" if saved == step else f"before step {saved}"
+        kept = f"The state {when} is saved: resume when there is more memory."
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ResourceError(
         f"memory ran out at step {step} ({reason}). Training takes about {gigabytes(planned.total)} ({planned}). "
@@ -143,9 +142,7 @@ def _planner(feed: Feed, batch: int, precision: Precision, kernels: str) -> Call
     def make(sizes: Sequence[Size]) -> Plan:
         workers = min(len(sizes), torch.get_num_threads()) if feed.device.type == "cpu" else 1
         products = chosen.product_bytes
-        return plan(
-            sizes, batch, precision=precision, workers=workers, fused=fused, products=products, reading=reading
-        )
+        return plan(sizes, batch, precision=precision, workers=workers, fused=fused, products=products, reading=reading)
 
     return make
 

@@ -23,7 +23,8 @@ def due(step: int, steps: int) -> bool:
 def resample(member: "Member", batch: Batch, row_error: Float[Tensor, " row"], step: int, silent_for: int) -> int:
     """Point each latent that has been silent for `silent_for` rows at a row that is reconstructed badly.
 
-    Rows are drawn with probability proportional to the square of their squared error. The direction is
+    Rows are drawn with probability proportional to the square of their squared error, each once: two
+    latents of one row would stay twins for ever. Where there are fewer rows, the other latents wait. The direction is
     that of the row (less the bias); an encoder of its own is as long as those of living latents are on
     average, and the bias is their average too. Adam's averages of all of these start anew. Where a
     member has two widths the direction is a row of the output, the encoder one of the input.
@@ -33,11 +34,13 @@ def resample(member: "Member", batch: Batch, row_error: Float[Tensor, " row"], s
     """
     dead = (member.silent >= silent_for).nonzero().squeeze(1)
     alive = member.silent < silent_for
-    chance = row_error.double().square()
-    if not len(dead) or not bool(alive.any()) or not float(chance.sum()) > 0:
+    chance = row_error.double() / row_error.double().max().clamp_min(1e-300)
+    chance = chance.square().float().cpu()
+    dead = dead[: int(torch.count_nonzero(chance))]
+    if not len(dead) or not bool(alive.any()):
         return 0
     generator = torch.Generator().manual_seed((member.init_seed + step) % 2**63)
-    rows = torch.multinomial(chance.float().cpu(), len(dead), replacement=True, generator=generator).to(dead.device)
+    rows = torch.multinomial(chance, len(dead), generator=generator).to(dead.device)
     weights, vectors = member.weights, member.vectors
     bias = weights.vectors.get("bias")
     weights.directions[dead] = _unit(batch.y[rows] if bias is None else batch.y[rows] - bias)

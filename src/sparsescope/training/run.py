@@ -12,8 +12,8 @@ from ..dictionaries import Dictionary
 from ..errors import NumericalError, SparsescopeError
 from .checkpoint import FOLDER, Checkpoint, load_checkpoint, save_checkpoint
 from .crew import Bench, Crew
-from .finish import finish_line, fold, measure_held_out, penalty
-from .interruption import deferred
+from .finish import asked, finish_line, fold, measure_held_out, penalty
+from .interruption import Interruption, deferred
 from .kernels import Precision, choose
 from .member import Member, create
 from .memory import is_out_of_memory, out_of_memory
@@ -46,6 +46,7 @@ class Run:
         methods: Sequence[tuple[int, Method]],
         names: Sequence[str],
         schedule: Schedule,
+        rates: Sequence[float] | None = None,
         progress: Progress | None = None,
         folder: Path | None = None,
         every: int = 500,
@@ -53,6 +54,7 @@ class Run:
         kernels: str = "auto",
     ) -> None:
         self.feed, self.schedule, self.folder = feed, schedule, folder
+        self.rates = [1.0] * len(feed.sources) if rates is None else rates
         self.every = every
         self.progress: Progress = progress or (lambda stage, done, total: None)
         self.device = feed.sources[0].device
@@ -74,19 +76,23 @@ class Run:
 
         Raises as `train` says.
         """
-        steps = self.schedule.steps
         try:
             self._resume()
             with self._crew() as crew, deferred() as interruption:
                 with closing(self._batches()) as batches:
                     for read in batches:
                         self._advance(read, crew)
-                        self.progress(self.stage, self.step, steps)
+                        self.progress(self.stage, self.step, self.schedule.steps)
                         interruption.check()
-                return self._finish()
+                self._save()
+                return self._finish(interruption)
         except KeyboardInterrupt:
             self._save()
             raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from None
         finally:
             self.records.close()
 
@@ -114,12 +120,7 @@ class Run:
         step = self.step
         logged = step % max(1, self.schedule.steps // LOG_LINES) == 0 or step + 1 == self.schedule.steps
         spreads = [_spread(batch) if logged else None for batch in read]
-        try:
-            lines = crew.each(lambda index, bench: self._one(self.members[index], step, read, spreads, bench))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise self._out_of_memory(error) from None
+        lines = crew.each(lambda index, bench: self._one(self.members[index], step, read, spreads, bench))
         self.step = step + 1
         for member, found in zip(self.members, lines, strict=True):
             for line in found:
@@ -140,7 +141,7 @@ class Run:
         if member.stopped is not None or member.position > step:
             return []
         lines = self._take(member, step, read[member.source], spreads[member.source], bench)
-        member.position = step + 1
+        member.position, member.torn = step + 1, False
         return lines
 
     def _take(self, member: Member, step: int, batch: Batch, spread: float | None, bench: Bench) -> list[Line]:
@@ -152,7 +153,7 @@ class Run:
         if fault is not None:
             return [self._fault(member, step, done.loss, fault)]
         line = None if spread is None else self._line(step, member, done, len(batch.x), spread)
-        member.update(done, len(batch.x), self.schedule.lr * self.schedule.pace(step), bench.kernels)
+        member.update(done, len(batch.x), self._lr(member, step), bench.kernels)
         lines = [] if line is None else [line | {"dead": member.dead()}]
         member.stopped = member.unreachable(step / steps)
         given = member.resample(step, self.schedule, batch, done, bench.kernels)
@@ -168,8 +169,11 @@ class Run:
             "fvu": done.squared_error / spread if spread else None,
             "l0": done.sums["active"] / rows,
             "l1": penalty(member),
-            "lr": self.schedule.lr * self.schedule.pace(step),
+            "lr": self._lr(member, step),
         }
+
+    def _lr(self, member: Member, step: int) -> float:
+        return self.schedule.lr * self.rates[member.source] * self.schedule.pace(step)
 
     def _fault(self, member: Member, step: int, loss: float, fault: str) -> Line:
         """A bad batch: the step is not taken. After too many in a row the member is stopped."""
@@ -178,6 +182,7 @@ class Run:
             member.stopped = (
                 f"{fault} loss at step {step}, {FAULTS} batches in a row: look at the activations for rows of extreme "
                 f"norm, or lower the learning rate, {self.schedule.lr:g}"
+                + (f", or the weight of the penalty, {member.coefficient:g}" if member.coefficient else "")
             )
         return {"step": step, "name": member.name, "event": "skipped", "fault": fault, "loss": loss}
 
@@ -199,6 +204,8 @@ class Run:
         """Write a checkpoint of this moment."""
         if self.folder is None or not self.step or any(member.torn for member in self.members):
             return
+        if self.checkpointed == self.step and all(member.position <= self.step for member in self.members):
+            return  # nothing has happened since
         self.records.flush()
         states = [member.state() for member in self.members]
         save_checkpoint(self.folder / FOLDER, Checkpoint(self.step, self.records.size, states))
@@ -207,16 +214,17 @@ class Run:
     def _out_of_memory(self, error: Exception) -> SparsescopeError:
         self._save()
         members = [(member.source, member.method) for member in self.members]
-        saved = self.checkpointed == self.step > 0
+        kept = self.checkpointed
         return out_of_memory(
-            error, self.feed, members, self.schedule.batch, self.step, saved, self.precision, self.kernels_choice
+            error, self.feed, members, self.schedule.batch, self.step, kept, self.precision, self.kernels_choice
         )
 
-    def _finish(self) -> list[Dictionary | None]:
+    def _finish(self, interruption: Interruption) -> list[Dictionary | None]:
         """Fold each member into a dictionary, measure that on held-out rows, and record it."""
         steps, finished = self.schedule.steps, list[Dictionary | None]()
         held = [source.held_out() for source in self.feed.sources]
         for member in self.members:
+            interruption.check()
             if member.stopped is None and not member.finite():
                 member.stopped = "weights that are not finite at the end"
                 self.records.write({"step": steps, "name": member.name, "event": "stopped", "why": member.stopped})
@@ -225,10 +233,10 @@ class Run:
                 continue
             split, batches = held[member.source]
             source = self.feed.sources[member.source]
-            dictionary = fold(member, source)
+            dictionary = fold(member, source, self.kernels)
             measured = measure_held_out(dictionary, source, batches)
             self.records.write(finish_line(member, steps, split, measured))
-            target = member.method.target_l0
+            target = asked(member)
             if target is not None and measured.misses(target):
                 self.progress(f"{member.name} ended at L0 {measured.l0:.3g}, not {target:g}", steps, steps)
             finished.append(dictionary)

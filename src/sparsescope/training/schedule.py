@@ -66,6 +66,9 @@ FIRST = 0.1
 NOTHING = 3.0
 """When the logarithm has fallen so far below where it began, what is left of the penalty changes nothing."""
 
+JUDGED = 200
+"""Steps of a run below which the controller moves in leaps, and nothing can be said of what it could reach."""
+
 
 @dataclass
 class L0Controller:
@@ -110,14 +113,16 @@ class L0Controller:
 
     def short_without_penalty(self) -> float | None:
         """L0, where it is well below the target though hardly any penalty is left; else None."""
-        if self.smoothed is None or self.first is None or self.log_weight > self.first - NOTHING:
+        if self.steps < JUDGED or self.smoothed is None or self.first is None:
+            return None
+        if self.log_weight > self.first - NOTHING:
             return None
         l0 = math.exp(self.smoothed)
         return l0 if l0 < 0.85 * self.target else None
 
     def update(self, l0: float) -> None:
         """Take in the L0 of one batch."""
-        seen = math.log(max(l0, 0.1))
+        seen = math.log(max(l0, self.target * math.exp(-LIMIT - 1)))
         self.smoothed = seen if self.smoothed is None else self.smoothed + (seen - self.smoothed) / WINDOW
         error = min(max(self.smoothed - math.log(self.target), -LIMIT), LIMIT)
         self.log_weight += PROPORTIONAL / (RESET * self.steps) * error

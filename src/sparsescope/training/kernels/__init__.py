@@ -35,8 +35,10 @@ def choose(device: torch.device, choice: str = "auto") -> Kernels:
         from .gpu import Gpu
 
         return Gpu(device)
-    if choice == "reference" or device.type != "cpu":
+    if choice == "reference":
         return Reference()
+    if device.type != "cpu":
+        raise ConfigurationError(f"kernels = {choice!r} compute on the CPU, not on {device}: use 'gpu' or 'auto'.")
     from .compiled import Compiled
 
     if Compiled.available():

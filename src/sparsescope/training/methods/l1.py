@@ -1,5 +1,6 @@
 """The paper's autoencoders, with an L1 penalty on their codes, and the variant whose penalty is annealed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -132,7 +133,8 @@ class PAnneal(_L1):
     Source: Karvonen et al. 2024, arXiv 2408.00113 §4. p falls linearly between the shares `start` and `end`
     of the run. λ_p is such that the penalty's value stays l1 · ‖c‖₁ on the batch before, so that it
     moves without jumps. (There: ten steps of p, each rescaled by the codes of recent batches.) In the
-    gradient a code counts as at least `FLOOR`, since the slope of cᵖ has no bound near 0.
+    gradient a code counts as at least `FLOOR` root mean squares of the activations, since the slope of cᵖ
+    has no bound near 0.
 
     >>> PAnneal(target_l0=16, ratio=4).exponent(1.0)
     0.2
@@ -161,19 +163,27 @@ class PAnneal(_L1):
         if self.start > self.end:
             raise ConfigurationError(f"PAnneal: start = {self.start:g}, end = {self.end:g}: it must not end before.")
 
+    def begin(self, source: Source, directions: Float[Tensor, "latent d_out"], generator: torch.Generator) -> Weights:
+        weights = super().begin(source, directions, generator)
+        weights.vectors["floor"] = torch.full((1,), self.FLOOR * math.sqrt(source.mean_square))
+        return weights
+
     def exponent(self, share: float) -> float:
         """p after `share` of the run."""
         done = (share - self.start) / (self.end - self.start) if self.end > self.start else share > self.start
         return 1 - (1 - self.p) * min(1.0, max(0.0, float(done)))
 
     def costs(self, entries: Entries, now: Moment) -> dict[str, Tensor]:
-        powers = entries.value.clamp(min=self.FLOOR).pow(self.exponent(now.share)).mul_(entries.value > 0)
+        powers = entries.value.clamp(min=entries.vectors["floor"]).pow_(self.exponent(now.share))
+        powers.mul_(entries.value > 0)
         return {"penalty": entries.value, "power": powers}
 
     def pull(self, entries: Entries, now: Moment, rows: int) -> tuple[Tensor, dict[str, Tensor]]:
         p, last = self.exponent(now.share), now.sums
         rescaled = now.coefficient * (last["penalty"] / last["power"] if last.get("power") else 1.0)
-        slope = entries.value.clamp(min=self.FLOOR).pow_(p - 1).mul_(p * rescaled / rows).add_(entries.slope)
+        slope = (
+            entries.value.clamp(min=entries.vectors["floor"]).pow_(p - 1).mul_(p * rescaled / rows).add_(entries.slope)
+        )
         return masked(slope, entries.value), {}
 
     def fold(

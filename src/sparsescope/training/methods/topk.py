@@ -93,8 +93,8 @@ class TopK(KeepsK):
 class BatchTopK(KeepsK):
     """`TopK` that keeps the `k` · rows largest codes of the whole batch, so that rows may differ in how many they need.
 
-    Source: Bussmann et al. 2024, arXiv 2412.06410. Deployed with the threshold that the smallest kept
-    code had on average over the last batches, so that a row's codes depend on that row alone.
+    Source: Bussmann et al. 2024, arXiv 2412.06410. Deployed with a threshold, so that a row's codes
+    depend on that row alone: the one that keeps k per row, on average, of a sample of the training rows.
 
     >>> BatchTopK(k=16, ratio=4).latents(64)
     256
@@ -144,9 +144,14 @@ class Matryoshka(KeepsK):
     selection: ClassVar[Selection] = "batch"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        rising = all(a < b for a, b in zip((0.0, *self.widths), self.widths, strict=False))
-        if not self.widths or not all(number(w) for w in self.widths) or not rising or self.widths[-1] != 1:
+        object.__setattr__(self, "widths", tuple(self.widths) if isinstance(self.widths, (tuple, list)) else ())
+        numbers = bool(self.widths) and all(number(width) for width in self.widths)
+        if (
+            not numbers
+            or list(self.widths) != sorted({*self.widths} - {0})
+            or self.widths[0] < 0
+            or self.widths[-1] != 1
+        ):
             raise ConfigurationError(
                 f"Matryoshka: widths = {self.widths}, expected rising shares that end with 1, such as (0.25, 0.5, 1)."
             )
