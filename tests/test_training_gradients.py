@@ -58,6 +58,8 @@ def problem(method: Method, seed: int = 0) -> tuple[Weights, Batch]:
     centred = not isinstance(method, (Transcoder, TiedL1, UntiedL1)) or bool(getattr(method, "bias", False))
     if centred or isinstance(method, Transcoder):
         vectors["bias"] = normal(width, scale=0.3)
+    if isinstance(method, Transcoder):
+        vectors["centre"] = normal(D, scale=0.3)
     if isinstance(method, Transcoder) and method.skip:
         vectors["skip"] = normal(OUT, D, scale=0.3)
     if isinstance(method, Gated):
@@ -95,7 +97,7 @@ def loss_of(method: Method, w: dict[str, Tensor], batch: Batch) -> Tensor:
     x, y, directions = batch.x, batch.y, w["directions"]
     encoder = w.get("encoder", directions)
     bias = w.get("bias", torch.zeros(()))
-    centred = x if isinstance(method, Transcoder) or "bias" not in w else x - bias
+    centred = x - w["centre"].detach() if "centre" in w else x - bias
     linear = centred @ encoder.T
     pre = linear + w["encoder_bias"]
     if isinstance(method, JumpReLU):

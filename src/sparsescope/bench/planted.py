@@ -29,8 +29,10 @@ OFFSET = 0.3
 THRESHOLD = 0.9
 TARGET = 0.9
 """The cosine at which a direction counts as found, and the share of directions to be found."""
-SETTINGS = {"batch": 256, "lr": 0.01}
-"""Chosen, like the sparsities below, on worlds of other seeds than the benchmark's."""
+BATCH = 256
+LR = {"tied_l1": 0.03}
+"""Learning rates of methods that do better at another than 0.01. They and the sparsities below were chosen on worlds
+of other seeds than the benchmark's."""
 LATENTS = 512
 
 
@@ -96,7 +98,7 @@ def measure_planted(
     best = _best(rows)
     return {
         "world": asdict(world),
-        "settings": {"tokens": tokens, "n_latents": latents, "seed": seed, **SETTINGS},
+        "settings": {"tokens": tokens, "n_latents": latents, "seed": seed, "batch": BATCH, "lr": LR},
         "rows": rows,
         "random": _compare(drawn, world.directions),
         "best": best,
@@ -114,16 +116,17 @@ def _trained(
     progress: Callable[[str, int, int], None] | None,
 ) -> list[dict[str, Any]]:
     """One row per dictionary. Autoencoders share a pass; transcoders have one of their own."""
-    common: dict[str, Any] = {"tokens": tokens, "seed": seed, "progress": progress, **SETTINGS}
-    plain = [method for name, tried in wanted.items() if name != "transcoder" for method in tried]
+    common: dict[str, Any] = {"tokens": tokens, "seed": seed, "progress": progress, "batch": BATCH}
     rows = []
-    if plain:
-        found = train(world, world.sites[0], plain, **common)
+    for lr in sorted({LR.get(name, 0.01) for name in wanted}):
+        of_rate = [tried for name, tried in wanted.items() if name != "transcoder" and LR.get(name, 0.01) == lr]
+        plain = [method for tried in of_rate for method in tried]
+        found = train(world, world.sites[0], plain, lr=lr, **common) if plain else []
         rows += [(method, sae, world.directions) for method, sae in zip(plain, found, strict=True)]
     pairs = list(wanted.get("transcoder", []))
     if pairs:
         out = PlantedWorld(d=48, n_features=world.n_features, seed=world.seed + 1, offset=world.offset)
-        found = train(Translated(world, out), None, pairs, **common)
+        found = train(Translated(world, out), None, pairs, lr=0.01, **common)
         rows += [(method, each, out.directions) for method, each in zip(pairs, found, strict=True)]
     return [
         {"offset": world.offset, "method": method.method, "name": method.label(), **_compare(each.directions, truth)}

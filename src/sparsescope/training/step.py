@@ -27,7 +27,7 @@ DENSE_ABOVE = 0.12
 """Share of active codes above which the dense form is faster (measured, two machines: 0.11 to 0.17)."""
 PARTS = 64
 """Parts in which sums over all latents are made."""
-CHUNK = 1 << 22
+CHUNK = 1 << 23
 """Codes that the dense form holds at a time."""
 
 
@@ -124,8 +124,9 @@ def _inputs(job: Job, batch: Batch, buffers: Buffers) -> tuple[Tensor, Tensor]:
     x, y = batch.x, batch.y
     skip = job.weights.vectors.get("skip")
     target = y if skip is None else torch.addmm(y, x, skip.t(), alpha=-1)
-    if job.weights.centred:
-        x = torch.sub(x, job.weights.vectors["bias"], out=buffers.get("centred", x.shape, x.dtype, x.device))
+    centre = job.bias if job.weights.centred else job.weights.vectors.get("centre")
+    if centre is not None:
+        x = torch.sub(x, centre, out=buffers.get("centred", x.shape, x.dtype, x.device))
     return x, target
 
 

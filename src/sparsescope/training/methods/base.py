@@ -32,7 +32,8 @@ class Weights:
     """What a member learns. Rows of `directions` have unit norm; `encoder` None means that it equals them.
 
     `vectors` are small: "encoder_bias" (latent) always, "bias" (d_out) where there is one, and those of
-    the method. With `centred`, "bias" is subtracted from the input before encoding.
+    the method. With `centred`, "bias" is subtracted from the input before encoding; else "centre", where
+    there is one, which stays as it is.
     """
 
     directions: Float[Tensor, "latent d_out"]

@@ -22,7 +22,9 @@ class Transcoder(KeepsK):
     Trained on a pair of sites (input, output), rows aligned by token; it minimises mean((y − ŷ)²) plus the
     auxiliary loss of `TopK`. Sources: Dunefsky et al. 2024, arXiv 2406.11944 (with an L1 penalty there);
     Paulo et al. 2025, arXiv 2501.18823 (TopK, and the skip S, which starts at zero). E starts with rows
-    drawn uniformly on the sphere, e such that the mean input gives no pre-activation, b at the mean of y.
+    drawn uniformly on the sphere, b at the mean of y. In training the mean of x is taken off before encoding (and
+    folded into e at the end): gradients of E else point along that mean first of all (planted directions
+    found with an offset: 0.73 without this, 1.00 with it).
 
     >>> Transcoder(k=16, n_latents=512, skip=True).latents(64)
     512
@@ -46,7 +48,8 @@ class Transcoder(KeepsK):
     def begin(self, source: Source, directions: Float[Tensor, "latent d_out"], generator: torch.Generator) -> Weights:
         encoder = torch.randn(len(directions), source.width, generator=generator)
         encoder /= encoder.norm(dim=1, keepdim=True)
-        vectors = {"encoder_bias": -(encoder @ source.mean), "bias": source.output_mean.clone()}
+        vectors = {"encoder_bias": torch.zeros(len(encoder)), "bias": source.output_mean.clone()}
+        vectors["centre"] = source.mean.clone()
         if self.skip:
             vectors["skip"] = torch.zeros(source.output_width, source.width)
         return Weights(directions, vectors, encoder)
@@ -57,7 +60,7 @@ class Transcoder(KeepsK):
         trained = TranscoderDictionary(
             directions=weights.directions,
             encoder=weights.encoding,
-            encoder_bias=weights.vectors["encoder_bias"],
+            encoder_bias=weights.vectors["encoder_bias"] - weights.encoding @ weights.vectors["centre"],
             bias=weights.vectors["bias"],
             skip=weights.vectors.get("skip"),
             k=self.k,
