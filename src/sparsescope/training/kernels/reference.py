@@ -17,10 +17,10 @@ from torch.optim.adam import adam as torch_adam
 
 from .base import Adam, ByLatent, Codes, Decoded, Encoder, Kernels, Matrix, Precision, Term, rows_of
 
-CHUNK = 1 << 22
+CHUNK = 1 << 21
 """Pre-activations held at a time."""
-GROUPS = 16
-"""How many pre-activations share one candidate for the k-th largest."""
+GROUP = 16
+"""Neighbouring pre-activations that are looked at together for the k largest."""
 
 
 class Buffers:
@@ -231,30 +231,27 @@ def _not_below(table: Tensor, floor: float) -> Int[Tensor, " entry"]:
 
 
 def _top(table: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`table.topk(k, dim=1)`, on a CPU looking only at values that can be among the k largest.
+    """`table.topk(k, dim=1)`, looking only at groups of values that can hold one of the k largest.
 
-    The k largest of the maxima of groups of values are k values: no smaller value need be looked at.
+    Those are the k groups with the largest maxima: what lies in another is no larger than k values that do not.
     """
     rows, width = table.shape
-    if table.device.type != "cpu" or width % GROUPS or width // GROUPS < 2 * k:
+    if width % GROUP or width // GROUP < 2 * k:
         return table.topk(k, dim=1)
-    maxima = table.view(rows, GROUPS, -1).amax(1).numpy()
-    floor = np.partition(maxima, -k, axis=1)[:, -k, None]
-    mask = np.less(table.numpy(), floor)
-    flat = torch.from_numpy(np.flatnonzero(np.logical_not(mask, out=mask)))
-    row = torch.div(flat, width, rounding_mode="floor")
-    found = _table(row, flat - row * width, table.view(-1)[flat], rows, fill=-torch.inf)
-    value, slot = found.value.topk(k, dim=1)
-    return value, found.latent.gather(1, slot)
+    groups = table.view(rows, -1, GROUP)
+    best = groups.amax(2).topk(k, dim=1, sorted=False).indices
+    among = groups.gather(1, best.unsqueeze(2).expand(-1, -1, GROUP)).view(rows, -1)
+    value, place = among.topk(k, dim=1)
+    return value, best.gather(1, place // GROUP) * GROUP + place % GROUP
 
 
-def _table(row: Tensor, latent: Tensor, value: Tensor, rows: int, fill: float = 0.0) -> Codes:
+def _table(row: Tensor, latent: Tensor, value: Tensor, rows: int) -> Codes:
     """Entries, rows ascending, side by side."""
     count = torch.bincount(row, minlength=rows)
     slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
     shape = (rows, max(1, int(count.max())))
     latents = torch.zeros(shape, dtype=torch.int32, device=row.device)
-    values = torch.full(shape, fill, dtype=value.dtype, device=row.device)
+    values = torch.zeros(shape, dtype=value.dtype, device=row.device)
     latents[row, slot] = latent.int()
     values[row, slot] = value
     return Codes(latents, values, count.int())
