@@ -55,19 +55,22 @@ def interleaved(
 
 
 def _sample(work: Callable[[], float]) -> tuple[float, bool]:
-    foreign, start = _foreign_seconds(), time.perf_counter()
+    foreign, start = foreign_seconds(), time.perf_counter()
     units = work()
     seconds = time.perf_counter() - start
-    return units / seconds, _foreign_seconds() - foreign > _FOREIGN * seconds
+    return units / seconds, foreign_seconds() - foreign > _FOREIGN * seconds
 
 
-def _foreign_seconds() -> float:
-    """Processor seconds used so far by everything but this process. Always 0 where there is no /proc (not Linux)."""
+def foreign_seconds() -> float:
+    """Processor seconds used so far by everything but this process, other machines on the same host included.
+
+    Always 0 where there is no /proc (not Linux).
+    """
     statistics_file = Path("/proc/stat")
     if not statistics_file.exists():
         return 0.0
-    user, nice, system = (int(field) for field in statistics_file.read_text().split()[1:4])
+    user, nice, system, _, _, _, _, stolen = (int(field) for field in statistics_file.read_text().split()[1:9])
     own = os.times()
     # The kernel counts children of this process in its own times only once they have ended.
     mine = own.user + own.system + own.children_user + own.children_system
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - mine
+    return (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK") - mine

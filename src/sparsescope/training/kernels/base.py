@@ -181,7 +181,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def gradient(self, terms: Sequence[Term], n_latents: int) -> Float[Tensor, "latent d"]:
-        """The sum of the terms as a matrix, for tests and for whoever has to add gradients up; `update` does without."""
+        """The sum of the terms as a matrix, for tests and for adding gradients up; `update` does without."""
 
     @abstractmethod
     def update(

@@ -146,7 +146,8 @@ class Matrix(ctypes.Structure):
     )
 
 
-# a: an address or a reference to a structure, l: 64-bit integer, i: 32-bit integer, f: float, b: bool; then what is returned
+# a: an address or a reference to a structure, l: 64-bit integer, i: 32-bit integer, f: float, b: bool; then what is
+# returned
 _SIGNATURES = {
     "screening": ("", c_int32),
     "screen_weights": ("aai", None),
@@ -155,7 +156,7 @@ _SIGNATURES = {
     "above_screened": ("aafai", None),
     "start_search": ("al", None),
     "look_at_tile": ("aaai", None),
-    "finish_search": ("aabai", None),
+    "finish_search": ("aaaai", None),
     "append_tile": ("aafai", None),
     "finish_above": ("ali", c_int64),
     "keep_total": ("allaai", c_int64),

@@ -171,9 +171,7 @@ class Compiled(Kernels):
     def gradient(self, terms: Sequence[Term], n_latents: int) -> Float[Tensor, "latent d"]:
         d = terms[0].table.shape[2]
         found, parts = torch.empty(n_latents, d), _Terms(terms, n_latents, d)
-        inside = self._library.gradient(
-            parts.array, len(terms), n_latents, d, address(found), torch.get_num_threads()
-        )
+        inside = self._library.gradient(parts.array, len(terms), n_latents, d, address(found), torch.get_num_threads())
         parts.check(inside)
         return found
 

@@ -44,6 +44,8 @@ int64_t keep_total(const Codes* codes, int64_t rows, int64_t total, float* small
             latent[kept] = latent[i];
             value[kept++] = value[i];
         }
+        std::fill(latent + kept, latent + codes->count[r], 0);
+        std::fill(value + kept, value + codes->count[r], 0.f);
         codes->count[r] = kept;
     }
     (void)threads;
@@ -54,6 +56,9 @@ void decode(const Decoding* to, const Table* codes, int threads) {
     const int64_t n = to->bounds[to->levels - 1], row_bytes = to->d * sizeof(float);
     int64_t chunk = std::max<int64_t>(16, CACHE / 4 / row_bytes), block = std::max<int64_t>(16, CACHE / 2 / row_bytes);
     chunk = std::min(chunk, std::max<int64_t>(16, codes->rows / (2 * threads)));
+#ifdef DC
+    chunk=DC; block=DB;
+#endif
     const int64_t entries = std::accumulate(codes->count, codes->count + codes->rows, (int64_t)0);
     const bool often = (double)entries / codes->rows * chunk / n >= 3;
     if (!often || n <= block) chunk = 16, block = n;

@@ -71,34 +71,59 @@ static inline void merge(const int32_t* latent, const float* value, int middle, 
     }
 }
 
+// About where the k-th largest exact score of a list of upper bounds will be, rather below than above.
+static inline float guess(const int32_t* latent, const float* bound, int n, int64_t k, const Latents& of, Margin by) {
+    constexpr int SOME = 8;
+    const float least = raised(bound, n, k, 0, 12);
+    float margins = 0;
+    int found = 0;
+    for (int i = 0; i < n && found < SOME; i++) {
+        if (!(bound[i] >= least)) continue;
+        margins += by.error * of.norm[latent[i]] + by.size * of.error[latent[i]];
+        found++;
+    }
+    return found ? least - 1.125f * margins / found : 0;
+}
+
+// A number that k of n >= k values reach, and few more do.
+static inline float reached(const float* value, int n, int64_t k, float* work) {
+    std::copy_n(value, n, work);
+    pad(work, n);
+    const float least = smallest(value, n);
+    return raised(work, n, k, std::min(least, 3e38f), 14);
+}
+
 // The codes of n rows from their lists of upper bounds.
 //
-// The k largest by upper bound are computed first. The least of these k exact scores bounds the k-th largest
-// from below, more closely than anything before; what cannot reach it is dropped without being computed.
-static inline void refine(const Exact& exact, Search& s, int64_t first, int64_t n, const Codes& codes, int64_t block,
-                          int32_t* counts, Work& work) {
-    int32_t *begin = counts, *leading = counts + n, *end = counts + 2 * n;
+// What lies above a guess at the k-th largest exact score is computed. The k-th largest of these scores is a bound
+// on the k-th largest of all; what can reach it and was not computed (little, or the guess was bad) follows.
+static inline void refine(const Exact& exact, Search& s, const Latents& of, const Margin* margin, int64_t first,
+                          int64_t n, const Codes& codes, int64_t block, int32_t* counts, Work& work) {
+    int32_t *begin = counts, *likely = counts + n, *end = counts + 2 * n;
     for (int64_t r = 0; r < n; r++) {
         float* bound = s.scores(r);
         int have = std::max(0, s.count[r]);
         pad(bound, have);
         have = part(s.latents(r), bound, have, eased(s.floor[r]), work);
         pad(bound, have);
+        const float least = have <= s.k ? -INFINITY : guess(s.latents(r), bound, have, s.k, of, margin[r]);
         begin[r] = 0;
-        leading[r] = have <= s.k ? have : part(s.latents(r), bound, have, raised(bound, have, s.k, 0, 14), work);
+        likely[r] = part(s.latents(r), bound, have, least, work);
         end[r] = have;
     }
-    rescore(exact, s, first, n, begin, leading, block);
+    rescore(exact, s, first, n, begin, likely, block);
     for (int64_t r = 0; r < n; r++) {
-        const float floor = std::max(s.floor[r], smallest(s.scores(r), leading[r]));
-        float* rest = s.scores(r) + leading[r];
-        pad(rest, end[r] - leading[r]);
-        end[r] = leading[r] + part(s.latents(r) + leading[r], rest, end[r] - leading[r], eased(floor), work);
+        if (end[r] == likely[r]) continue;
+        float floor = s.floor[r];
+        if (likely[r] >= s.k) floor = std::max(floor, reached(s.scores(r), likely[r], s.k, work.value));
+        float* rest = s.scores(r) + likely[r];
+        pad(rest, end[r] - likely[r]);
+        end[r] = likely[r] + part(s.latents(r) + likely[r], rest, end[r] - likely[r], eased(floor), work);
     }
     rescore(exact, s, first, n, begin, end, block);
     for (int64_t r = 0; r < n; r++) {
         if (s.count[r] < 0) continue;
-        merge(s.latents(r), s.scores(r), leading[r], end[r], work);
+        merge(s.latents(r), s.scores(r), likely[r], end[r], work);
         write_row(codes, first + r, work.latent, work.value,
                   keep_largest(work.latent, work.value, end[r], s.k, work.keys));
     }
@@ -145,16 +170,16 @@ static inline void append_exact(
     codes.count[row] = count;
 }
 
-// Appends what a row of scores, exact or screened, says is (or may be) not below the floor and above 0.
+// Appends what a row of scores without bias, exact or screened, says is (or may be) not below the floor and above 0.
 template <bool SCREENED>
 static inline void append_row(const Codes& codes, int64_t row, const float* score, const Latents& of, Margin by,
                               int64_t first, int64_t columns, float floor, const Exact& exact, Work& work) {
     const Vec limit = all(SCREENED ? eased(floor) : floor);
     int n = 0;
-    visit_scores<SCREENED>(score, of, by, first, columns, [&](int64_t j, Vec v, Vec margin, uint32_t live) {
-        if (SCREENED) v += margin;
-        const uint32_t mask = not_below(v, limit) & positive(v) & live;
-        if (mask) n = append(mask, v, first + j, work.latent, work.value, n);
+    complete<SCREENED>(score, of, by, first, columns, [&](int64_t j, Vec v, Vec margin, int live) {
+        const Vec upper = v + margin;
+        const uint32_t mask = not_below(upper, limit) & positive(upper) & ((1ull << live) - 1);
+        if (mask) n = append(mask, upper, first + j, work.latent, work.value, n);
     });
     if (SCREENED) exact.score(row, work.latent, n, work.value);
     append_exact(codes, row, work.latent, work.value, n, floor);

@@ -30,26 +30,33 @@ static inline void make_keys(const float* value, int n, uint32_t* keys) {
     for (int i = n; i % 16; i++) keys[i] = 0;
 }
 
-// The k-th largest of n >= k keys, bit by bit from the top. Padding as in `count_from`.
-static inline uint32_t kth_largest(const uint32_t* keys, int n, int k) {
-    uint32_t found = 0;
-    for (int bit = 31; bit >= 0; bit--) {
-        const uint32_t attempt = found | (1u << bit);
-        if (count_from(keys, n, attempt) >= k) found = attempt;
+// A key that at least k of n >= k keys reach: one that just k reach, or else the k-th largest. Bit by bit from the
+// top; `found` is how many reach it. Padding as in `count_from`.
+static inline uint32_t dividing_key(const uint32_t* keys, int n, int k, int& found) {
+    uint32_t least = 0;
+    found = n;
+    for (int bit = 31; bit >= 0 && found > k; bit--) {
+        const uint32_t attempt = least | (1u << bit);
+        const int reach = count_from(keys, n, attempt);
+        if (reach < k) continue;
+        least = attempt;
+        found = reach;
     }
-    return found;
+    return least;
 }
 
 // Keeps the k largest of n entries, in their order; among equals the first. Returns how many are left.
-// `keys` has room for n and 16 more.
+// `keys` has room for n and SPARE more.
 static inline int keep_largest(int32_t* latent, float* value, int n, int k, uint32_t* keys) {
     if (n <= k) return n;
     make_keys(value, n, keys);
-    const uint32_t least = kth_largest(keys, n, k);
-    int equals = k - (least == 0xffffffff ? 0 : count_from(keys, n, least + 1));
-    int kept = 0;
+    int found, kept = 0;
+    const uint32_t least = dividing_key(keys, n, k, found);
+    int surplus = found - k;  // all of it equal to the k-th largest
+    if (surplus) surplus = k - (least == 0xffffffff ? 0 : count_from(keys, n, least + 1));
     for (int i = 0; i < n; i++) {
-        if (keys[i] < least || (keys[i] == least && equals-- <= 0)) continue;
+        if (keys[i] < least) continue;
+        if (found > k && keys[i] == least && surplus-- <= 0) continue;
         latent[kept] = latent[i];
         value[kept++] = value[i];
     }
@@ -102,21 +109,43 @@ struct Search {
     float* scores(int64_t row) const { return score + row * (capacity + SPARE); }
 };
 
-// Calls visit(first column, scores with bias, margins, mask of live lanes) for each vector of a row of scores.
+// Calls visit(first column, scores with bias, margins, number of live lanes) for each vector of a row of scores without
+// bias. The other lanes hold -infinity.
 template <bool SCREENED, class Visit>
-static inline void visit_scores(
+static inline void complete(
     const float* score, const Latents& of, Margin row, int64_t first, int64_t columns, Visit visit) {
     const float *bias = of.bias + first, *norm = of.norm + first, *error = of.error + first;
     Vec margin{};
     int64_t j = 0;
     for (; j + LANES <= columns; j += LANES) {
         if (SCREENED) margin = all(row.error) * load(norm + j) + all(row.size) * load(error + j);
-        visit(j, load(score + j) + load(bias + j), margin, (uint32_t)((1ull << LANES) - 1));
+        visit(j, load(score + j) + load(bias + j), margin, LANES);
     }
     if (j == columns) return;
     const int n = columns - j;
-    if (SCREENED) margin = all(row.error) * load_some(norm + j, n) + all(row.size) * load_some(error + j, n);
-    visit(j, load_some(score + j, n, -INFINITY) + load_some(bias + j, n), margin, (1u << n) - 1);
+    if (SCREENED) margin = all(row.error) * load_some(norm + j, n, 1) + all(row.size) * load_some(error + j, n, 1);
+    visit(j, load_some(score + j, n, -INFINITY) + load_some(bias + j, n), margin, n);
+}
+
+// Calls visit(first column, values, mask of lanes) for each vector of a row with values that are not below `limit`,
+// as long as it returns true.
+template <class Visit>
+static inline void visit_above(const float* value, int64_t columns, float limit, Visit visit) {
+    const Vec least = all(limit);
+    int64_t j = 0;
+    for (; j + 4 * LANES <= columns; j += 4 * LANES) {
+        uint32_t mask[4];
+        for (int u = 0; u < 4; u++) mask[u] = not_below(load(value + j + u * LANES), least);
+        if (!(mask[0] | mask[1] | mask[2] | mask[3])) continue;
+        for (int u = 0; u < 4; u++)
+            if (mask[u] && !visit(j + u * LANES, load(value + j + u * LANES), mask[u])) return;
+    }
+    for (; j < columns; j += LANES) {
+        const int n = std::min<int64_t>(LANES, columns - j);
+        const Vec v = n == LANES ? load(value + j) : load_some(value + j, n, -INFINITY);
+        const uint32_t mask = not_below(v, least);
+        if (mask && !visit(j, v, mask)) return;
+    }
 }
 
 // A bound, found by halving, with at least k of n values not below it, and few more; not less than `bound`, of
@@ -139,15 +168,19 @@ static inline float raised(const float* values, int64_t n, int64_t k, float boun
     return bound;
 }
 
+// Shows scores to `best` and the floor, and leaves in their place what lists are made of: see Search.
 template <bool SCREENED>
 static inline void raise_floor(
-    Search& s, int64_t row, const float* score, const Latents& of, Margin by, int64_t first, int64_t columns) {
+    Search& s, int64_t row, float* score, const Latents& of, Margin by, int64_t first, int64_t columns) {
     float* best = s.best + row * s.groups;
     int64_t group = first % s.groups;
-    visit_scores<SCREENED>(score, of, by, first, columns, [&](int64_t, Vec v, Vec margin, uint32_t) {
-        if (SCREENED) v -= margin;
-        const Vec held = load(best + group);
-        store(best + group, v > held ? v : held);
+    complete<SCREENED>(score, of, by, first, columns, [&](int64_t j, Vec v, Vec margin, int live) {
+        if (live == LANES)
+            store(score + j, v + margin);
+        else
+            store_some(score + j, v + margin, live);
+        const Vec held = load(best + group), lower = v - margin;
+        store(best + group, lower > held ? lower : held);
         group = group + LANES == s.groups ? 0 : group + LANES;
     });
     s.floor[row] = raised(best, s.groups, s.k, s.floor[row], 11);
@@ -169,26 +202,20 @@ static inline int make_room(Search& s, int64_t row, int n, uint32_t* keys) {
     return n;
 }
 
-// Shows a row of scores to the search. `first` is the latent of the first column, a multiple of LANES.
-// `keys` has room for the capacity of a list and SPARE more.
+// Shows a row of scores, without bias, to the search; overwrites them. `first` is the latent of the first column, a
+// multiple of LANES. `keys` has room for the capacity of a list and SPARE more.
 template <bool SCREENED>
-static inline void look(Search& s, int64_t row, const float* score, const Latents& of, Margin by, int64_t first,
+static inline void look(Search& s, int64_t row, float* score, const Latents& of, Margin by, int64_t first,
                         int64_t columns, uint32_t* keys) {
     if (s.count[row] < 0) return;
     raise_floor<SCREENED>(s, row, score, of, by, first, columns);
-    Vec floor = all(SCREENED ? eased(s.floor[row]) : s.floor[row]);
     int n = s.count[row];
-    visit_scores<SCREENED>(score, of, by, first, columns, [&](int64_t j, Vec v, Vec margin, uint32_t live) {
-        if (SCREENED) v += margin;
-        uint32_t mask = not_below(v, floor) & live;
-        if (!mask || n < 0) return;
-        mask &= positive(v);
-        if (n + LANES > s.capacity) {
-            n = make_room<SCREENED>(s, row, n, keys);
-            if (n < 0) return;
-            if (!SCREENED) floor = all(s.floor[row]);
-        }
-        n = append(mask, v, first + j, s.latents(row), s.scores(row), n);
+    const float floor = SCREENED ? eased(s.floor[row]) : s.floor[row];
+    visit_above(score, columns, floor, [&](int64_t j, Vec v, uint32_t mask) {
+        if (n + LANES > s.capacity) n = make_room<SCREENED>(s, row, n, keys);
+        if (n < 0) return false;
+        n = append(mask & positive(v), v, first + j, s.latents(row), s.scores(row), n);
+        return true;
     });
     s.count[row] = n;
 }

@@ -7,8 +7,12 @@
 #define CACHESZ (1<<21)
 #endif
 constexpr int64_t CACHE = CACHESZ;        // bytes of the second cache, or about
-constexpr int64_t CHUNK = 96;             // rows whose integers and scores stay there; a multiple of SIX
-constexpr int64_t SEARCH_COLUMNS = 1024; // latents between two raisings of the floors
+#ifndef CH
+#define CH 192
+#define SC 1024
+#endif
+constexpr int64_t CHUNK = CH;             // rows whose integers and scores stay there; a multiple of SIX
+constexpr int64_t SEARCH_COLUMNS = SC; // latents between two raisings of the floors
 constexpr int64_t ABOVE_COLUMNS = 128;   // latents whose weights stay near while a chunk of rows asks for them
 constexpr int64_t SOME_LATENTS = 16;      // a line of a panel: no two threads write to one
 
@@ -73,9 +77,9 @@ static int64_t near_latents(const Problem& p, int64_t chunk, int64_t k) {
 }
 
 // The codes of n rows, from lists of upper bounds.
-static void finish_screened(
-    Search& s, const Problem& p, int64_t first, int64_t n, const Codes& codes, int64_t block, Ending& room) {
-    refine(p.exact(), s, first, n, codes, block, room.counts, room.work);
+static void finish_screened(Search& s, const Problem& p, const Latents& of, const Margin* margin, int64_t first,
+                            int64_t n, const Codes& codes, int64_t block, Ending& room) {
+    refine(p.exact(), s, of, margin, first, n, codes, block, room.counts, room.work);
     int64_t lost = 0;
     for (int64_t r = 0; r < n; r++)
         if (s.count[r] < 0) room.given_up[lost++] = r;
@@ -146,7 +150,7 @@ void largest_screened(const Problem* p, const Screen* s, int64_t k, int64_t grou
                     look<true>(search, r, room.tile + r * SEARCH_COLUMNS, latents, rows.margin[r], j, columns,
                                room.work.keys);
             }
-            finish_screened(search, *p, first, n, *codes, block, room);
+            finish_screened(search, *p, latents, rows.margin, first, n, *codes, block, room);
         }
     }
 }
@@ -179,9 +183,9 @@ void above_screened(const Problem* p, const Screen* s, float floor, const Codes*
     }
 }
 
-// Scores computed elsewhere, of `columns` latents from `first` on; exact without margins.
+// Scores computed elsewhere (and overwritten here), of `columns` latents from `first` on; exact without margins.
 struct Tile {
-    const float* scores;
+    float* scores;
     int64_t first, columns;
     const float *norm, *error;
     const Margin* margin;
@@ -198,7 +202,7 @@ void look_at_tile(Search* s, const Problem* p, const Tile* tile, int threads) {
         uint32_t* keys = scratch().take<uint32_t>(s->capacity + SPARE);
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < p->rows; r++) {
-            const float* scores = tile->scores + r * tile->columns;
+            float* scores = tile->scores + r * tile->columns;
             if (tile->margin)
                 look<true>(*s, r, scores, latents, tile->margin[r], tile->first, tile->columns, keys);
             else
@@ -207,7 +211,8 @@ void look_at_tile(Search* s, const Problem* p, const Tile* tile, int threads) {
     }
 }
 
-void finish_search(Search* s, const Problem* p, bool screened, const Codes* codes, int threads) {
+void finish_search(Search* s, const Problem* p, const Tile* tile, const Codes* codes, int threads) {
+    const Latents latents{p->bias, tile->norm, tile->error, p->n};
     const int64_t chunk = chunk_rows(p->rows, threads), block = near_latents(*p, chunk, s->k);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -216,8 +221,8 @@ void finish_search(Search* s, const Problem* p, bool screened, const Codes* code
         for (int64_t first = 0; first < p->rows; first += chunk) {
             const int64_t n = std::min(chunk, p->rows - first);
             Search part = s->from(first);
-            if (screened) finish_screened(part, *p, first, n, *codes, block, room);
-            for (int64_t r = 0; r < n && !screened; r++)
+            if (tile->margin) finish_screened(part, *p, latents, tile->margin + first, first, n, *codes, block, room);
+            for (int64_t r = 0; r < n && !tile->margin; r++)
                 write_row(*codes, first + r, part.latents(r), part.scores(r),
                           keep_largest(part.latents(r), part.scores(r), part.count[r], part.k, room.work.keys));
         }
@@ -231,7 +236,7 @@ void append_tile(const Problem* p, const Tile* tile, float floor, const Codes* c
         Work work = Work::take(scratch(), tile->columns);
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < p->rows; r++) {
-            const float* scores = tile->scores + r * tile->columns;
+            float* scores = tile->scores + r * tile->columns;
             if (tile->margin)
                 append_row<true>(*codes, r, scores, latents, tile->margin[r], tile->first, tile->columns, floor,
                                  p->exact(), work);

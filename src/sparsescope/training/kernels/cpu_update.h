@@ -89,6 +89,9 @@ struct Blocking {
         const int64_t group = std::max<int64_t>(1, cache / 2 / row_bytes / 16) * 16;
         const bool often = (double)entries / n * near / rows >= 4;
         if (!often || rows <= near) return {16, rows};
+#ifdef GG
+        return {GG, RR};
+#endif
         return {std::min(group, std::max<int64_t>(16, n / (2 * threads) / 16 * 16)), near / std::max(1, count)};
     }
 };

@@ -131,10 +131,6 @@ static inline int move_marked(
 #endif
 }
 
-static inline void prefetch(const float* row, int64_t d) {
-    for (int64_t i = 0; i < d; i += 16) __builtin_prefetch(row + i);
-}
-
 static inline float dot(const float* a, const float* b, int64_t d) {
     Vec sum{};
     int64_t i = 0;
@@ -143,39 +139,34 @@ static inline float dot(const float* a, const float* b, int64_t d) {
     return total(sum);
 }
 
-// Four dot products with x, each in the order of `dot`.
-static inline void dot4(const float* x, const float* const row[4], int64_t d, float* out) {
-    Vec s0{}, s1{}, s2{}, s3{};
+// N dot products with x, each in the order of `dot`.
+template <int N>
+static inline void dot_several(const float* x, const float* table, int64_t d, const int32_t* number, float* out) {
+    const float* row[N];
+    Vec sum[N];
+    for (int r = 0; r < N; r++) {
+        row[r] = table + number[r] * d;
+        sum[r] = Vec{};
+    }
     int64_t i = 0;
     for (; i + LANES <= d; i += LANES) {
         const Vec v = load(x + i);
-        s0 += v * load(row[0] + i);
-        s1 += v * load(row[1] + i);
-        s2 += v * load(row[2] + i);
-        s3 += v * load(row[3] + i);
+        for (int r = 0; r < N; r++) sum[r] += v * load(row[r] + i);
     }
     if (i < d) {
         const Vec v = load_some(x + i, d - i);
-        s0 += v * load_some(row[0] + i, d - i);
-        s1 += v * load_some(row[1] + i, d - i);
-        s2 += v * load_some(row[2] + i, d - i);
-        s3 += v * load_some(row[3] + i, d - i);
+        for (int r = 0; r < N; r++) sum[r] += v * load_some(row[r] + i, d - i);
     }
-    out[0] = total(s0), out[1] = total(s1), out[2] = total(s2), out[3] = total(s3);
+    for (int r = 0; r < N; r++) out[r] = total(sum[r]);
 }
 
 // out[i] = x · table[number[i]]
 static inline void dots(const float* x, const float* table, int64_t d, const int32_t* number, int n, float* out) {
     int i = 0;
-    for (; i + 4 <= n; i += 4) {
-        const float* row[4];
-        for (int r = 0; r < 4; r++) row[r] = table + number[i + r] * d;
-#ifndef NOPF1
-        for (int r = i + 4; r < n && r < i + 8; r++) prefetch(table + number[r] * d, d);
-#endif
-        dot4(x, row, d, out + i);
-    }
-    for (; i < n; i++) out[i] = dot(x, table + number[i] * d, d);
+    for (; i + 4 <= n; i += 4) dot_several<4>(x, table, d, number + i, out + i);
+    if (n - i == 3) dot_several<3>(x, table, d, number + i, out + i);
+    if (n - i == 2) dot_several<2>(x, table, d, number + i, out + i);
+    if (n - i == 1) dot_several<1>(x, table, d, number + i, out + i);
 }
 
 // Adds factor[i] · table[number[i]] to `sum`, in the columns of N vectors.
@@ -186,9 +177,6 @@ static inline void add_columns(
     for (int u = 0; u < N; u++) s[u] = load(sum + u * LANES);
     for (int i = 0; i < n; i++) {
         const float* row = table + number[i] * d;
-#ifndef NOPF2
-        if (i + 1 < n) prefetch(table + number[i + 1] * d, N * LANES);
-#endif
         const Vec f = all(factor[i]);
         for (int u = 0; u < N; u++) s[u] += f * load(row + u * LANES);
     }

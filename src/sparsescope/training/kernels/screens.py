@@ -81,7 +81,15 @@ class Halves:
         self.weight = torch.zeros(latents, d, dtype=torch.bfloat16)
         self.norm, self.error = torch.zeros(2, latents)
         self.raw = calls.Screen(
-            None, address(self.weight, torch.bfloat16), None, address(self.norm), address(self.error), None, None, d, latents
+            None,
+            address(self.weight, torch.bfloat16),
+            None,
+            address(self.norm),
+            address(self.error),
+            None,
+            None,
+            d,
+            latents,
         )
 
     def refresh(self, weight: Float[Tensor, "latent d"], threads: int) -> None:

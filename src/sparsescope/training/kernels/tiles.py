@@ -64,8 +64,8 @@ class Tiles:
             self._library.start_search(byref(search), len(block.rows))
             for tile in self._tiles(block, encoder):
                 self._library.look_at_tile(byref(search), byref(block.problem), byref(tile), threads)
-            out, screened = output(codes, block.first), block.margin is not None
-            self._library.finish_search(byref(search), byref(block.problem), screened, byref(out), threads)
+            out = output(codes, block.first)
+            self._library.finish_search(byref(search), byref(block.problem), byref(tile), byref(out), threads)
 
     def above(self, x: Tensor, encoder: Encoder, bias: Tensor, codes: Codes, floor: float) -> None:
         """All entries above 0 and not below `floor`, into `codes`; counts may exceed its slots."""
@@ -73,9 +73,7 @@ class Tiles:
         for block in self._blocks(x, encoder, bias):
             out = output(codes, block.first)
             for tile in self._tiles(block, encoder):
-                self._library.append_tile(
-                    byref(block.problem), byref(tile), floor, byref(out), torch.get_num_threads()
-                )
+                self._library.append_tile(byref(block.problem), byref(tile), floor, byref(out), torch.get_num_threads())
 
     def _blocks(self, x: Tensor, encoder: Encoder, bias: Tensor) -> Iterator[Block]:
         for first in range(0, len(x), TILE_ROWS):
