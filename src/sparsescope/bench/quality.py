@@ -33,14 +33,14 @@ K, N_LATENTS = 5, 512
 BATCH = 512
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Groups of Matryoshka dictionaries."""
-DEAD_AFTER = 100_000
+DEAD_AFTER = 20_000
 """Rows without firing that make a latent dead, for all: the libraries' own 10 million are more than is read."""
 WARMUP, DECAY = 0.05, 0.25
 THRESHOLD = 0.9
 TEST_ROWS = 20_000
 LR = 3e-3
-LRS: dict[tuple[str, str], float] = {}
-"""Peaks of the learning rate chosen by `tune`; `LR` where there is none."""
+LRS = {(library, method): 1e-2 for library in (OURS, "dictionary_learning") for method in ("batchtopk", "matryoshka")}
+"""Peaks of the learning rate chosen by `tune`, where they are not `LR`."""
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 100
 """Worlds from this seed on are for choosing learning rates, those below it for measuring."""

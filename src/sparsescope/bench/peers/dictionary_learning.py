@@ -1,4 +1,4 @@
-"""dictionary_learning (PyPI: dictionary-learning)."""
+"""dictionary_learning (distributed as dictionary-learning)."""
 
 from collections.abc import Mapping
 from importlib import import_module

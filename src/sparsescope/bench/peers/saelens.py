@@ -1,4 +1,4 @@
-"""SAELens (PyPI: sae-lens)."""
+"""SAELens (distributed as sae-lens)."""
 
 from collections.abc import Mapping
 from importlib import import_module

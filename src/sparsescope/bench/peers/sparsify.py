@@ -1,4 +1,4 @@
-"""sparsify (PyPI: eai-sparsify)."""
+"""sparsify (distributed as eai-sparsify)."""
 
 from collections.abc import Mapping
 from importlib import import_module
