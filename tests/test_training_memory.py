@@ -31,7 +31,7 @@ from sparsescope.training.free import free_memory
 from sparsescope.training.kernels.reference import Reference
 from sparsescope.training.member import create
 from sparsescope.training.memory import check_memory, is_out_of_memory, out_of_memory
-from sparsescope.training.plan import Size, plan
+from sparsescope.training.plan import Size, gigabytes, plan
 from sparsescope.training.schedule import Schedule
 from sparsescope.training.source import open_feed
 
@@ -125,7 +125,9 @@ def test_what_fits_is_let_through_and_what_does_not_is_refused_with_a_size_that_
     with pytest.raises(ConfigurationError) as caught:
         check_memory(feed, wanted, 100, kernels="reference")
     message = str(caught.value)
-    assert f"training needs about {needed / 1e9:.3g} GB of memory on cpu, but {needed / 2e9:.3g} GB are free" in message
+    assert (
+        f"training needs about {gigabytes(needed)} of memory on cpu, but {gigabytes(needed // 2)} are free" in message
+    )
     assert "weights" in message
     found = re.search(r"the largest size that would fit is ([\d,]+) latents per member", message)
     assert found is not None

@@ -7,14 +7,16 @@ from dataclasses import dataclass, fields
 from .batches import SPLIT
 from .finish import CHUNK as FINISH_CHUNK
 from .kernels import Precision
+from .kernels.reference import CHUNK
 from .methods import KeepsK, Method
-from .step import CHUNK, DENSE_ABOVE
+from .step import CHUNK as DENSE_CHUNK
+from .step import DENSE_ABOVE
 
 ENTRY = 24
 """Bytes per slot of a table of codes: latent, value, slope, pull and what a kernel adds, and its place by latent."""
 UNEVEN = 4
 """A row may have so many times the mean number of codes."""
-MEASURED = 3
+MEASURED = 2
 """Tables of codes that measuring a finished dictionary holds at once."""
 
 
@@ -143,9 +145,10 @@ def _codes(size: Size, batch: int) -> int:
 
 
 def _products(size: Size, fused: bool) -> int:
-    tables = 3 if size.dense else 1
-    masks = 0 if fused else max(CHUNK, size.n_latents)
-    return 4 * tables * max(CHUNK, size.n_latents) + masks
+    if size.dense:
+        return 3 * 4 * max(DENSE_CHUNK, size.n_latents)
+    table = max(CHUNK, size.n_latents)
+    return 4 * table if fused else 5 * table
 
 
 def _rows(size: Size, batch: int) -> int:
