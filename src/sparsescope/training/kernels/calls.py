@@ -12,6 +12,8 @@ from .build import load_library, why_not
 
 SPARE = 16
 """Room behind a list: see cpu_vector.h."""
+SMALL = 1 << 18
+"""Work (numbers to multiply or move) that one thread has done before another has woken up."""
 
 
 class Problem(ctypes.Structure):
@@ -159,7 +161,7 @@ _SIGNATURES = {
     "finish_search": ("aaaai", None),
     "append_tile": ("aafai", None),
     "finish_above": ("ali", c_int64),
-    "keep_total": ("allaai", c_int64),
+    "keep_total": ("allaa", c_int64),
     "decode": ("aai", None),
     "by_latent": ("alaaai", c_bool),
     "sums": ("aaalai", None),
@@ -193,3 +195,8 @@ def address(tensor: Tensor | None, dtype: torch.dtype = torch.float32) -> int | 
             f"expected a contiguous one of {dtype} on cpu."
         )
     return tensor.data_ptr()
+
+
+def threads_for(work: int) -> int:
+    """How many threads a kernel is given: torch's, unless there is little to do. No result depends on it."""
+    return torch.get_num_threads() if work > SMALL else 1

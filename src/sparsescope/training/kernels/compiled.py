@@ -14,7 +14,7 @@ from torch import Tensor
 from . import calls
 from .base import Adam, ByLatent, Codes, Decoded, Encoder, Kernels, Matrix, Precision, Term
 from .build import load_library
-from .calls import address
+from .calls import address, threads_for
 from .reference import Buffers
 from .screens import LARGEST_D, Halves, Integers
 from .tiles import Tiles, output, problem
@@ -63,7 +63,7 @@ class Compiled(Kernels):
 
     def refresh(self, encoder: Encoder) -> None:
         if encoder.screen is not None:
-            encoder.screen.refresh(encoder.weight, torch.get_num_threads())
+            encoder.screen.refresh(encoder.weight, threads_for(encoder.weight.numel()))
 
     def positive(self, x: Float[Tensor, "row d"], encoder: Encoder, bias: Float[Tensor, " latent"], use: str) -> Codes:
         return self._above(x, encoder, bias, 0.0, f"positive-{use}")
@@ -71,7 +71,7 @@ class Compiled(Kernels):
     def largest(
         self, x: Float[Tensor, "row d"], encoder: Encoder, bias: Float[Tensor, " latent"], k: int, use: str
     ) -> Codes:
-        n, threads = len(encoder.weight), torch.get_num_threads()
+        n, threads = len(encoder.weight), threads_for(len(x) * encoder.weight.numel())
         k = min(k, n)
         codes = self._codes(f"largest-{use}", len(x), k)
         groups, capacity = max(128, -(-4 * k // 16) * 16), 8 * k + 512 + n // 8
@@ -100,9 +100,7 @@ class Compiled(Kernels):
                 break
         smallest, out = ctypes.c_float(0), output(codes)
         keys = self._get("keys", (found,), torch.int32)
-        self._library.keep_total(
-            byref(out), len(x), total, byref(smallest), address(keys, torch.int32), torch.get_num_threads()
-        )
+        self._library.keep_total(byref(out), len(x), total, byref(smallest), address(keys, torch.int32))
         return codes, smallest.value
 
     def decode(
@@ -137,7 +135,7 @@ class Compiled(Kernels):
             address(squares, torch.float64),
             address(slope),
         )
-        self._library.decode(byref(to), byref(table), torch.get_num_threads())
+        self._library.decode(byref(to), byref(table), threads_for(value.numel() * d))
         return Decoded(residual, squares.sum(1).tolist(), slope)
 
     def by_latent(self, codes: Codes, n_latents: int, use: str) -> ByLatent:
@@ -145,7 +143,7 @@ class Compiled(Kernels):
         start = self._get(f"start-{use}", (n_latents + 1,), torch.int64)
         entry = self._get(f"entry-{use}", (rows * slots,), torch.int64)
         # Each part counts for itself: worth it while there are more entries than counters.
-        parts = max(1, min(torch.get_num_threads(), 8, rows * slots // (n_latents + 1)))
+        parts = max(1, min(threads_for(8 * rows * slots), 8, rows * slots // (n_latents + 1)))
         places = self._get("places", (parts, n_latents), torch.int64)
         table = _table(codes, codes.value)
         known = self._library.by_latent(
@@ -164,14 +162,16 @@ class Compiled(Kernels):
             address(factor),
             n,
             address(found),
-            torch.get_num_threads(),
+            threads_for(len(entries.entry)),
         )
         return found
 
     def gradient(self, terms: Sequence[Term], n_latents: int) -> Float[Tensor, "latent d"]:
         d = terms[0].table.shape[2]
         found, parts = torch.empty(n_latents, d), _Terms(terms, n_latents, d)
-        inside = self._library.gradient(parts.array, len(terms), n_latents, d, address(found), torch.get_num_threads())
+        inside = self._library.gradient(
+            parts.array, len(terms), n_latents, d, address(found), threads_for(n_latents * d)
+        )
         parts.check(inside)
         return found
 
@@ -197,13 +197,13 @@ class Compiled(Kernels):
             len(terms),
             address(gradient),
             byref(screen) if screen else None,
-            torch.get_num_threads(),
+            threads_for(n * d),
         )
         parts.check(inside)
 
     def _above(self, x: Tensor, encoder: Encoder, bias: Tensor, floor: float, use: str) -> Codes:
         """Entries above 0 and not below `floor`. A table too narrow for a row is widened and filled again."""
-        n, threads = len(encoder.weight), torch.get_num_threads()
+        n, threads = len(encoder.weight), threads_for(len(x) * encoder.weight.numel())
         slots = min(n, self._slots.get(use, 64))
         if isinstance(encoder.screen, Integers):
             encoder.screen.prepare(x, encoder.weight, threads)

@@ -21,7 +21,7 @@ int64_t finish_above(const Codes* codes, int64_t rows, int threads) {
 }
 
 // Leaves the `total` largest entries, in place. Sets the smallest of them; returns how many there are.
-int64_t keep_total(const Codes* codes, int64_t rows, int64_t total, float* smallest, uint32_t* keys, int threads) {
+int64_t keep_total(const Codes* codes, int64_t rows, int64_t total, float* smallest, uint32_t* keys) {
     int64_t found = 0;
     for (int64_t r = 0; r < rows; r++) {
         const float* value = codes->value + r * codes->slots;
@@ -48,20 +48,16 @@ int64_t keep_total(const Codes* codes, int64_t rows, int64_t total, float* small
         std::fill(value + kept, value + codes->count[r], 0.f);
         codes->count[r] = kept;
     }
-    (void)threads;
     return total;
 }
 
 void decode(const Decoding* to, const Table* codes, int threads) {
-    const int64_t n = to->bounds[to->levels - 1], row_bytes = to->d * sizeof(float);
-    int64_t chunk = std::max<int64_t>(16, CACHE / 4 / row_bytes), block = std::max<int64_t>(16, CACHE / 2 / row_bytes);
-    chunk = std::min(chunk, std::max<int64_t>(16, codes->rows / (2 * threads)));
-#ifdef DC
-    chunk=DC; block=DB;
-#endif
+    const int64_t n = to->bounds[to->levels - 1];
+    const int64_t near = std::max<int64_t>(16, cache_bytes() / 2 / (to->d * sizeof(float)));
     const int64_t entries = std::accumulate(codes->count, codes->count + codes->rows, (int64_t)0);
-    const bool often = (double)entries / codes->rows * chunk / n >= 3;
-    if (!often || n <= block) chunk = 16, block = n;
+    const bool often = n > near && (double)entries / n * near / codes->rows >= 3;
+    const int64_t fair = std::max<int64_t>(16, (codes->rows + 4 * threads - 1) / (4 * threads));
+    const int64_t chunk = often ? std::min(near, fair) : 16, block = often ? near : n;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const Entries list = Entries::take(scratch(), chunk, codes->slots);
@@ -128,7 +124,7 @@ void sums(const int64_t* start, const int64_t* entry, const float* factor, int64
 
 // False when an entry lies outside the tables.
 bool gradient(const Term* terms, int count, int64_t n, int64_t d, float* out, int threads) {
-    const Blocking by = Blocking::of(terms, count, n, d, CACHE, threads);
+    const Grouping by = Grouping::of(terms, count, n, d, threads);
     bool inside = true;
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(&& : inside)
     {
@@ -137,7 +133,7 @@ bool gradient(const Term* terms, int count, int64_t n, int64_t d, float* out, in
         for (int64_t first = 0; first < n; first += by.latents) {
             const int64_t some = std::min(by.latents, n - first);
             std::fill_n(out + first * d, some * d, 0.f);
-            inside = add_terms(terms, count, first, some, by.rows, d, at, out + first * d) && inside;
+            inside = Gradients(terms, count, first, some, d, at, out + first * d).add(by.rows) && inside;
         }
     }
     return inside;
@@ -154,27 +150,27 @@ struct Matrix {
 // False when an entry lies outside the tables.
 bool update(const Matrix* m, const AdamStep* by, const Term* terms, int count, const float* dense,
             const Screen* screen, int threads) {
-    const Blocking blocking = Blocking::of(terms, count, m->n, m->d, CACHE, threads);
+    const Grouping group = Grouping::of(terms, count, m->n, m->d, threads);
     const int64_t d = m->d;
     bool inside = true;
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(&& : inside)
     {
         Scratch& memory = scratch();
-        float* gradient = memory.take<float>(blocking.latents * d);
-        int64_t* at = memory.take<int64_t>(blocking.latents * count);
+        float* sums = memory.take<float>(group.latents * d);
+        int64_t* at = memory.take<int64_t>(group.latents * count);
         int8_t* bytes = memory.take<int8_t>(d + 4);
 #pragma omp for schedule(dynamic)
-        for (int64_t first = 0; first < m->n; first += blocking.latents) {
-            const int64_t n = std::min(blocking.latents, m->n - first);
+        for (int64_t first = 0; first < m->n; first += group.latents) {
+            const int64_t n = std::min(group.latents, m->n - first);
             if (dense)
-                std::copy_n(dense + first * d, n * d, gradient);
+                std::copy_n(dense + first * d, n * d, sums);
             else
-                std::fill_n(gradient, n * d, 0.f);
-            inside = add_terms(terms, count, first, n, blocking.rows, d, at, gradient) && inside;
+                std::fill_n(sums, n * d, 0.f);
+            inside = Gradients(terms, count, first, n, d, at, sums).add(group.rows) && inside;
             for (int64_t j = 0; j < n; j++) {
                 const int64_t row = (first + j) * d;
-                adam_row(*by, m->unit, gradient + j * d, d, m->weight + row, m->mean + row, m->square + row);
-                if (screen) screen_latent(*screen, first + j, m->weight + row, gradient + j * d, bytes);
+                adam_row(*by, m->unit, sums + j * d, d, m->weight + row, m->mean + row, m->square + row);
+                if (screen) screen_latent(*screen, first + j, m->weight + row, sums + j * d, bytes);
             }
         }
     }

@@ -74,7 +74,7 @@ static inline void merge(const int32_t* latent, const float* value, int middle, 
 // About where the k-th largest exact score of a list of upper bounds will be, rather below than above.
 static inline float guess(const int32_t* latent, const float* bound, int n, int64_t k, const Latents& of, Margin by) {
     constexpr int SOME = 8;
-    const float least = raised(bound, n, k, 0, 12);
+    const float least = raised(bound, n, k, 0, 9);
     float margins = 0;
     int found = 0;
     for (int i = 0; i < n && found < SOME; i++) {
@@ -90,7 +90,7 @@ static inline float reached(const float* value, int n, int64_t k, float* work) {
     std::copy_n(value, n, work);
     pad(work, n);
     const float least = smallest(value, n);
-    return raised(work, n, k, std::min(least, 3e38f), 14);
+    return raised(work, n, k, std::min(least, 3e38f), 10);
 }
 
 // The codes of n rows from their lists of upper bounds.

@@ -46,17 +46,23 @@ static inline uint32_t dividing_key(const uint32_t* keys, int n, int k, int& fou
 }
 
 // Keeps the k largest of n entries, in their order; among equals the first. Returns how many are left.
-// `keys` has room for n and SPARE more.
+// `keys`, like the lists, has room for n and SPARE more.
 static inline int keep_largest(int32_t* latent, float* value, int n, int k, uint32_t* keys) {
     if (n <= k) return n;
     make_keys(value, n, keys);
     int found, kept = 0;
     const uint32_t least = dividing_key(keys, n, k, found);
-    int surplus = found - k;  // all of it equal to the k-th largest
-    if (surplus) surplus = k - (least == 0xffffffff ? 0 : count_from(keys, n, least + 1));
+    if (found == k) {
+        for (int i = 0; i < n; i += LANES) {
+            uint32_t mask = 0;
+            for (int lane = 0; lane < LANES; lane++) mask |= (uint32_t)(keys[i + lane] >= least) << lane;
+            kept = move_marked(mask, latent + i, value + i, latent, value, kept);
+        }
+        return kept;
+    }
+    int equals = k - (least == 0xffffffff ? 0 : count_from(keys, n, least + 1));
     for (int i = 0; i < n; i++) {
-        if (keys[i] < least) continue;
-        if (found > k && keys[i] == least && surplus-- <= 0) continue;
+        if (keys[i] < least || (keys[i] == least && equals-- <= 0)) continue;
         latent[kept] = latent[i];
         value[kept++] = value[i];
     }
@@ -183,7 +189,7 @@ static inline void raise_floor(
         store(best + group, lower > held ? lower : held);
         group = group + LANES == s.groups ? 0 : group + LANES;
     });
-    s.floor[row] = raised(best, s.groups, s.k, s.floor[row], 11);
+    s.floor[row] = raised(best, s.groups, s.k, s.floor[row], 8);
 }
 
 // The smallest of n values, NaN counting as large; infinity among none.

@@ -3,17 +3,9 @@
 
 #include "cpu_screened.h"
 
-#ifndef CACHESZ
-#define CACHESZ (1<<21)
-#endif
-constexpr int64_t CACHE = CACHESZ;        // bytes of the second cache, or about
-#ifndef CH
-#define CH 192
-#define SC 1024
-#endif
-constexpr int64_t CHUNK = CH;             // rows whose integers and scores stay there; a multiple of SIX
-constexpr int64_t SEARCH_COLUMNS = SC; // latents between two raisings of the floors
-constexpr int64_t ABOVE_COLUMNS = 128;   // latents whose weights stay near while a chunk of rows asks for them
+constexpr int64_t CHUNK = 192;            // rows that are screened together; a multiple of SIX
+constexpr int64_t SEARCH_COLUMNS = 1024;  // latents between two raisings of the floors
+constexpr int64_t ABOVE_COLUMNS = 128;    // latents whose weights stay near while a chunk of rows asks for them
 constexpr int64_t SOME_LATENTS = 16;      // a line of a panel: no two threads write to one
 
 // Pre-activations to be had: x · weight_j + bias_j, rows × n of them.
@@ -72,7 +64,7 @@ struct Ending {
 // How many latents to go through with all rows of a chunk before the next: as many as the second cache holds,
 // if each is asked for several times; else all.
 static int64_t near_latents(const Problem& p, int64_t chunk, int64_t k) {
-    const int64_t near = std::max<int64_t>(SOME_LATENTS, CACHE / 2 / (p.d * sizeof(float)));
+    const int64_t near = std::max<int64_t>(SOME_LATENTS, cache_bytes() / 2 / (p.d * sizeof(float)));
     return chunk * k >= 2 * p.n ? near : p.n;
 }
 

@@ -7,13 +7,9 @@
 
 // Division of numbers below 2^32 by one divisor, by a multiplication.
 struct Divider {
-    uint64_t by, inverse;
-    explicit Divider(uint64_t divisor) : by(divisor), inverse(divisor > 1 ? ~0ull / divisor + 1 : 0) {}
-    uint64_t operator()(uint64_t n) const {
-        if (by == 1) return n;
-        if (n >> 32) return n / by;
-        return (uint64_t)(((unsigned __int128)n * inverse) >> 64);
-    }
+    uint64_t inverse;  // rounded up, by too little for a quotient to notice
+    explicit Divider(uint64_t divisor) : inverse(((1ull << 63) - 1) / divisor + 1) {}
+    int64_t operator()(uint32_t n) const { return (uint64_t)(((unsigned __int128)n * inverse) >> 63); }
 };
 
 // Row j of a gradient gains Σ factor[e] · table[level of j][e / slots] over entry[start[j]] to entry[start[j + 1]].
@@ -22,78 +18,78 @@ struct Term {
     const float *factor, *table;
     const int64_t* bounds;
     int64_t slots, rows, levels;
+};
 
-    // The rows that latent j draws on; null for a latent beyond the bounds.
-    const float* rows_for(int64_t j, int64_t d) const {
-        for (int64_t level = 0; level < levels; level++)
-            if (j < bounds[level]) return table + level * rows * d;
-        return nullptr;
+// How a gradient is put together. Where rows are asked for several times each, groups of latents go through them block
+// by block, so that rows and gradients stay in the second cache; else each latent goes its own way. The blocks decide
+// the order of sums: they depend on the problem alone.
+struct Grouping {
+    int64_t latents, rows;
+
+    static Grouping of(const Term* terms, int count, int64_t n, int64_t d, int threads) {
+        const int64_t near = std::max<int64_t>(16, cache_bytes() / 2 / (d * sizeof(float)) / 16 * 16);
+        int64_t entries = 0, rows = 1;
+        for (int t = 0; t < count; t++) {
+            entries = std::max(entries, terms[t].start[n]);
+            rows = std::max(rows, terms[t].rows);
+        }
+        const int64_t block = std::max<int64_t>(1, near / std::max(1, count));
+        const bool often = (double)entries / n * near / rows >= 4 && (double)entries / n * block / rows >= 3;
+        if (!often || rows <= block) return {16, rows};
+        return {std::min(near, std::max<int64_t>(16, n / (2 * threads) / 16 * 16)), block};
     }
 };
 
-// Adds to the gradient of latent j its entries from `at` on in rows below `limit`, and moves `at`.
-// False when an entry lies outside the tables.
-static inline bool add_entries(const Term& term, int64_t j, int64_t limit, int64_t d, int64_t& at, float* gradient) {
-    constexpr int AT_ONCE = 128;
-    int32_t row[AT_ONCE];
-    float factor[AT_ONCE];
-    const Divider to_row(term.slots);
-    const uint64_t below = std::min(limit, term.rows) * term.slots;
-    const int64_t end = term.start[j + 1];
-    if (at == end) return true;
-    const float* table = term.rows_for(j, d);
-    if (!table) return false;
-    while (at < end && (uint64_t)term.entry[at] < below) {
-        int n = 0;
-        for (; n < AT_ONCE && at < end && (uint64_t)term.entry[at] < below; n++, at++) {
-            row[n] = to_row(term.entry[at]);
-            factor[n] = term.factor[term.entry[at]];
+// The gradients of n latents from `first` on.
+class Gradients {
+  public:
+    // `at` has room for n numbers per term.
+    Gradients(const Term* terms, int count, int64_t first, int64_t n, int64_t d, int64_t* at, float* sums)
+        : terms(terms), count(count), first(first), n(n), d(d), at(at), sums(sums) {
+        for (int t = 0; t < count; t++) std::copy_n(terms[t].start + first, n, at + t * n);
+    }
+
+    // Adds all terms, block after block of rows. False when an entry lies outside the tables.
+    bool add(int64_t block) {
+        bool inside = true;
+        int64_t rows = 0;
+        for (int t = 0; t < count; t++) rows = std::max(rows, terms[t].rows);
+        for (int64_t limit = block; limit < rows + block; limit += block)
+            for (int64_t j = 0; j < n; j++)
+                for (int t = 0; t < count; t++) add_some(terms[t], j, limit, at[t * n + j]);
+        for (int t = 0; t < count; t++)
+            for (int64_t j = 0; j < n; j++) inside = inside && at[t * n + j] == terms[t].start[first + j + 1];
+        return inside;
+    }
+
+  private:
+    // Adds to the gradient of latent j its entries from `next` on in rows below `limit`, and moves `next`.
+    void add_some(const Term& term, int64_t j, int64_t limit, int64_t& next) {
+        constexpr int AT_ONCE = 128;
+        int32_t row[AT_ONCE];
+        float factor[AT_ONCE];
+        const int64_t end = term.start[first + j + 1];
+        const uint64_t below = std::min(limit, term.rows) * term.slots;
+        if (next == end || (uint64_t)term.entry[next] >= below) return;
+        int64_t level = 0;
+        while (level < term.levels && first + j >= term.bounds[level]) level++;
+        if (level == term.levels) return;
+        const Divider to_row(term.slots);
+        while (next < end && (uint64_t)term.entry[next] < below) {
+            int m = 0;
+            for (; m < AT_ONCE && next < end && (uint64_t)term.entry[next] < below; m++, next++) {
+                row[m] = to_row(term.entry[next]);
+                factor[m] = term.factor[term.entry[next]];
+            }
+            add_rows(term.table + level * term.rows * d, d, row, factor, m, sums + j * d);
         }
-        add_rows(table, d, row, factor, n, gradient);
     }
-    return at == end || limit < term.rows;
-}
 
-// The gradients of n latents from `first` on, added to `gradient`: all of them take what they need from one block of
-// rows before the next. `at` has room for n numbers per term.
-static inline bool add_terms(
-    const Term* terms, int count, int64_t first, int64_t n, int64_t rows, int64_t d, int64_t* at, float* gradient) {
-    bool inside = true;
-    int64_t most = 0;
-    for (int t = 0; t < count; t++) {
-        std::copy_n(terms[t].start + first, n, at + t * n);
-        most = std::max(most, terms[t].rows);
-    }
-    for (int64_t limit = rows; inside; limit += rows) {
-        for (int64_t j = 0; j < n; j++)
-            for (int t = 0; t < count; t++)
-                inside = add_entries(terms[t], first + j, limit, d, at[t * n + j], gradient + j * d) && inside;
-        if (limit >= most) break;
-    }
-    return inside;
-}
-
-// How a gradient is best put together: groups of latents whose gradients stay in the second cache with a block of
-// rows, where each row is asked for several times; else each latent by itself. Rows decide the order of sums, so
-// they depend on the problem alone.
-struct Blocking {
-    int64_t latents, rows;
-
-    static Blocking of(const Term* terms, int count, int64_t n, int64_t d, int64_t cache, int threads) {
-        const int64_t row_bytes = d * sizeof(float), near = std::max<int64_t>(1, cache / 4 / row_bytes);
-        int64_t entries = 0, rows = 1;
-        for (int t = 0; t < count; t++) {
-            entries += terms[t].start[n];
-            rows = std::max(rows, terms[t].rows);
-        }
-        const int64_t group = std::max<int64_t>(1, cache / 2 / row_bytes / 16) * 16;
-        const bool often = (double)entries / n * near / rows >= 4;
-        if (!often || rows <= near) return {16, rows};
-#ifdef GG
-        return {GG, RR};
-#endif
-        return {std::min(group, std::max<int64_t>(16, n / (2 * threads) / 16 * 16)), near / std::max(1, count)};
-    }
+    const Term* terms;
+    int count;
+    int64_t first, n, d;
+    int64_t* at;
+    float* sums;
 };
 
 struct AdamStep {

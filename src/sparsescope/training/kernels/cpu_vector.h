@@ -10,6 +10,9 @@
 #include <memory>
 #include <vector>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -194,6 +197,16 @@ static inline void add_rows(
     Vec rest = load_some(sum + c, d - c);
     for (int i = 0; i < n; i++) rest += all(factor[i]) * load_some(table + number[i] * d + c, d - c);
     store_some(sum + c, rest, d - c);
+}
+
+// The size of the second cache: what lies in it is read several times faster than what lies beyond.
+static inline int64_t cache_bytes() {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    static const int64_t found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+    static const int64_t found = 0;
+#endif
+    return found < (1 << 18) ? 1 << 20 : found > (1 << 22) ? 1 << 22 : found;
 }
 
 // Memory of one thread that lasts from call to call: nothing is allocated once the largest call has been seen.

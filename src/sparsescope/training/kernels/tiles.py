@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import calls
 from .base import Codes, Encoder
-from .calls import address
+from .calls import address, threads_for
 from .reference import Buffers
 from .screens import Halves
 
@@ -58,7 +58,7 @@ class Tiles:
         self, x: Tensor, encoder: Encoder, bias: Tensor, codes: Codes, k: int, groups: int, capacity: int
     ) -> None:
         """The k largest of each row, into `codes`. `groups` and `capacity` are the search's: see cpu_select.h."""
-        threads = torch.get_num_threads()
+        threads = threads_for(len(x) * len(encoder.weight))
         for block in self._blocks(x, encoder, bias):
             search = self._search(len(block.rows), k, groups, capacity)
             self._library.start_search(byref(search), len(block.rows))
@@ -69,11 +69,12 @@ class Tiles:
 
     def above(self, x: Tensor, encoder: Encoder, bias: Tensor, codes: Codes, floor: float) -> None:
         """All entries above 0 and not below `floor`, into `codes`; counts may exceed its slots."""
+        threads = threads_for(len(x) * len(encoder.weight))
         codes.count.zero_()
         for block in self._blocks(x, encoder, bias):
             out = output(codes, block.first)
             for tile in self._tiles(block, encoder):
-                self._library.append_tile(byref(block.problem), byref(tile), floor, byref(out), torch.get_num_threads())
+                self._library.append_tile(byref(block.problem), byref(tile), floor, byref(out), threads)
 
     def _blocks(self, x: Tensor, encoder: Encoder, bias: Tensor) -> Iterator[Block]:
         for first in range(0, len(x), TILE_ROWS):
@@ -89,7 +90,7 @@ class Tiles:
                     *part.shape,
                     address(block.rows, torch.bfloat16),
                     address(block.margin),
-                    torch.get_num_threads(),
+                    threads_for(part.numel()),
                 )
             yield block
 
