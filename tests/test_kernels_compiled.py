@@ -1,4 +1,4 @@
-"""What is particular to the compiled kernels: screening that is exact to the bit, blocked sums, and how they are built."""
+"""What is particular to the compiled kernels: screening exact to the bit, blocked sums, and how they are built."""
 
 import ctypes
 import os
@@ -74,7 +74,7 @@ def problem(case: str, rows: int, n: int, d: int, seed: int = 0) -> tuple[Tensor
 
 
 def exact_scores(kernels: Compiled, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x · w + b as the kernels sum it in float32, of all latents: from single latents, which leave nothing to choose."""
+    """x · w + b as the kernels sum it in float32, of all latents: from single ones, which leave nothing to choose."""
     scores = torch.empty(len(x), len(weight))
     for sign in (1.0, -1.0):
         for j in range(len(weight)):
