@@ -19,7 +19,7 @@ from sparsescope.bench.data import bias_for, knowing, map_rows, superposed, writ
 from sparsescope.bench.heats import heats, needed_bytes
 from sparsescope.bench.ours import L1, Ours
 from sparsescope.bench.peers import PEERS, Learned, Task, start_peer
-from sparsescope.bench.processes import Process, environment
+from sparsescope.bench.processes import QUIET, Process, environment
 from sparsescope.bench.targets import targets
 from sparsescope.errors import ConfigurationError
 
@@ -207,12 +207,16 @@ def test_learned_keeps_what_its_form_says() -> None:
 
 @pytest.mark.parametrize(("library", "method"), [(name, m) for name, peer in PEERS.items() for m in peer.methods])
 @pytest.mark.filterwarnings("default")
-def test_peers_train_and_their_weights_are_read_rightly(library: str, method: str) -> None:
+def test_peers_train_and_their_weights_are_read_rightly(
+    library: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if find_spec(LIBRARIES[library].module) is None:
         pytest.skip(f"{library} is not installed")
     x, directions = superposed(256, 32)
-    for weights in (None, knowing(directions, 96)):
-        task = Task(method, 32, 96, 256, k=4, steps=100_000, lr=1e-2, weights=weights, bias=weights and x.mean(0))
+    for name, value in QUIET.items():
+        monkeypatch.setenv(name, value)
+    for weights, bias in ((None, None), (knowing(directions, 96), x.mean(0))):
+        task = Task(method, 32, 96, 256, k=4, steps=100_000, lr=1e-2, weights=weights, bias=bias)
         peer = start_peer(library, task)
         begun = float((x - peer.learned().reconstruct(x)).square().mean())
         for _ in range(60):

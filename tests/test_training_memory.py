@@ -1,5 +1,6 @@
 """What training will take is what it takes, and what does not fit is refused with a size that would."""
 
+import os
 import re
 import subprocess
 import sys
@@ -107,9 +108,11 @@ print((peak_rss() - before) / planned.total)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is told through /proc")
 def test_the_plan_is_what_training_takes() -> None:
     """In a process of its own, over what a small run of the same kind has left there."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", MEASURE], capture_output=True, text=True)
+    # glibc keeps freed blocks below a threshold that it moves by itself: then the peak is a matter of luck.
+    steady = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", MEASURE], capture_output=True, text=True, env=steady)
     assert done.returncode == 0, done.stderr
-    assert 0.6 < float(done.stdout) < 1.2
+    assert 0.75 < float(done.stdout) < 1.05
 
 
 def test_what_fits_is_let_through_and_what_does_not_is_refused_with_a_size_that_would(

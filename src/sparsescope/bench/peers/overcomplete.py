@@ -52,7 +52,7 @@ class Overcomplete:
         weights = linear.weight, linear.bias, self.sae.get_dictionary()
         encoder, encoder_bias, directions = (tensor.detach().clone() for tensor in weights)
         k = self.task.k if self.task.method == "topk" else None
-        threshold = float(self.sae.running_threshold) if self.task.method == "batchtopk" else 0.0
+        threshold = float(getattr(self.sae, "running_threshold", None) or 0.0)  # None before the first step
         return Learned(encoder, encoder_bias, directions, torch.zeros(self.task.d_in), k, threshold)
 
     @torch.no_grad()
@@ -69,6 +69,7 @@ def autoencoders() -> ModuleType:
         found = find_spec("overcomplete")
         assert found is not None
         package = ModuleType("overcomplete")
+        package.__spec__ = found
         package.__path__ = list(found.submodule_search_locations or [])
         sys.modules["overcomplete"] = package
     return import_module("overcomplete.sae")
