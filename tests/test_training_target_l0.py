@@ -1,6 +1,7 @@
 """An L0 that was asked for is met within 5% on rows that were not trained on, or the record says not."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from training_data import realistic
 
 from sparsescope.errors import NumericalError
-from sparsescope.training import Method, TiedL1, UntiedL1, train
+from sparsescope.training import JumpReLU, Method, TiedL1, UntiedL1, train
 from sparsescope.training.schedule import L0Controller, Schedule
 from sparsescope.training.source import TensorRows
 
@@ -84,6 +85,18 @@ def test_the_controller_pushes_the_right_way_and_stays_bounded() -> None:
     settled = L0Controller(10, 1000, log_weight=-4.0)
     settled.update(10.0)
     assert settled.weight == pytest.approx(torch.tensor(-4.0).exp().item())
+
+
+def test_a_penalty_on_l0_turns_into_a_reward_well_below_the_target() -> None:
+    """At half the target by log(1/2) times the first guess, which is ten times where the weight began."""
+    controller = L0Controller.begin(JumpReLU(target_l0=10, ratio=2), steps=10**9, d=64, mean_square=1.0)
+    first = controller.weight
+    for _ in range(100):
+        controller.update(5.0)
+    assert controller.weight == pytest.approx(first * (0.5**0.7 + 10 * math.log(0.5)), rel=1e-3)
+    tied = L0Controller.begin(TiedL1(target_l0=10, ratio=2), steps=1000, d=64, mean_square=1.0)
+    tied.update(1e-3)
+    assert tied.weight > 0
 
 
 def test_the_learning_rate_rises_holds_and_falls() -> None:

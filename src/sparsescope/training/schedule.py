@@ -66,6 +66,9 @@ FIRST = 0.1
 NOTHING = 3.0
 """When the logarithm has fallen so far below where it began, what is left of the penalty changes nothing."""
 
+SPRING = 1.0
+"""For a penalty on L0 itself: what the weight gains per unit of log(L0 / target), as a share of the first guess at it."""
+
 JUDGED = 200
 """Steps of a run below which the controller moves in leaps, and nothing can be said of what it could reach."""
 
@@ -76,6 +79,10 @@ class L0Controller:
 
     More penalty means fewer active latents, after a delay of some tens of steps. `steps` is the length of
     the run. The weight comes from below: a latent that too much of it shuts off has no gradient to return by.
+
+    A penalty on L0 itself is given a `spring` besides, so that its weight is negative while L0 is well below the
+    target: then it lowers thresholds, which reconstruction alone does too slowly. That is the slope of a
+    penalty (L0 / target − 1)², as in Rajamanoharan et al. 2024, added to the one on L0.
 
     >>> controller = L0Controller(target=16, steps=1000, log_weight=-5.0)
     >>> controller.update(32.0)
@@ -91,6 +98,8 @@ class L0Controller:
     """Running average of log L0."""
     first: float | None = None
     """Where the logarithm began."""
+    spring: float = 0.0
+    """Weight per unit of log(L0 / target) that comes on top, of either sign."""
 
     @classmethod
     def begin(cls, method: Method, steps: int, d: int, mean_square: float) -> Self:
@@ -105,11 +114,12 @@ class L0Controller:
         code = math.sqrt(d * mean_square / target)
         guess = 0.1 * code**2 / d if isinstance(method, JumpReLU) else 0.6 * code / d
         first = math.log(FIRST * guess)
-        return cls(target, steps, first, first=first)
+        spring = SPRING * guess if isinstance(method, JumpReLU) else 0.0
+        return cls(target, steps, first, first=first, spring=spring)
 
     @property
     def weight(self) -> float:
-        return math.exp(self.log_weight + self.push)
+        return math.exp(self.log_weight + self.push) + self.spring * self.push / PROPORTIONAL
 
     def short_without_penalty(self) -> float | None:
         """L0, where it is well below the target though hardly any penalty is left; else None."""
