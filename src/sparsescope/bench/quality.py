@@ -39,7 +39,7 @@ WARMUP, DECAY = 0.05, 0.25
 THRESHOLD = 0.9
 TEST_ROWS = 20_000
 LR = 3e-3
-LRS = {(library, method): 1e-2 for library in (OURS, "dictionary_learning") for method in ("batchtopk", "matryoshka")}
+LRS = {(library, method): 1e-2 for library in (OURS, *PEERS) for method in ("batchtopk", "matryoshka")}
 """Peaks of the learning rate chosen by `tune`, where they are not `LR`."""
 GRID = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 100
