@@ -57,7 +57,10 @@ def standing(source: Any, method: Method) -> int:
     return sum(held.values())
 
 
-@pytest.mark.parametrize("method", [*METHODS, Transcoder(k=8, n_latents=600, skip=True)], ids=lambda m: m.label())
+ALONE: list[Method] = [Transcoder(k=8, n_latents=600, skip=True), TopK(k=8, n_latents=600, frozen=True)]
+
+
+@pytest.mark.parametrize("method", [*METHODS, *ALONE], ids=lambda m: m.label())
 def test_weights_and_moments_are_those_of_a_member(method: Method) -> None:
     x = realistic(400, d=128)
     given = (x, x[:, :96].clone()) if isinstance(method, Transcoder) else x

@@ -120,6 +120,7 @@ def test_train_refuses_what_cannot_be_meant(change: dict, message: str) -> None:
         (lambda: TopK(k=3, ratio=2, dead_after=0), "dead_after = 0, expected a number of rows"),
         (lambda: Matryoshka(k=3, ratio=2, widths=(0.5, 0.25, 1)), "expected rising shares that end with 1"),
         (lambda: Matryoshka(k=3, ratio=2, widths=(0.5,)), "expected rising shares that end with 1"),
+        (lambda: TopK(k=3, ratio=2, frozen="yes"), "TopK: frozen = 'yes', expected true or false"),  # type: ignore[arg-type]
         (lambda: Transcoder(k=3, n_latents=0), "n_latents = 0, expected a whole number of 1 or more"),
         (lambda: TiedL1(l1=0.1, ratio=2, resample=3), "resample = 3, expected true or false"),
     ],

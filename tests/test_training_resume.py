@@ -37,6 +37,7 @@ METHODS: list[Method] = [
     Gated(target_l0=4, ratio=2),
     JumpReLU(target_l0=4, ratio=2),
     TopK(k=4, ratio=2, dead_after=500),
+    TopK(k=4, ratio=2, dead_after=500, frozen=True),
     BatchTopK(k=4, ratio=2, dead_after=500),
     Matryoshka(k=4, ratio=2),
 ]

@@ -7,6 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .contents import Contents as Contents
+    from .contents import Control as Control
+    from .contents import load_control_model as load_control_model
+    from .contents import load_run_model as load_run_model
+    from .contents import read_run as read_run
     from .directory import dictionary_paths as dictionary_paths
     from .directory import load_dictionaries as load_dictionaries
     from .directory import open_run as open_run
@@ -17,23 +22,33 @@ if TYPE_CHECKING:
     from .stages import run_study as run_study
 
 _HOME = {
+    "Contents": "contents",
+    "Control": "contents",
     "Cost": "estimate",
     "Recipe": "recipe",
     "dictionary_paths": "directory",
+    "load_control_model": "contents",
     "load_dictionaries": "directory",
+    "load_run_model": "contents",
     "open_run": "directory",
     "read_recipe": "recipe",
+    "read_run": "contents",
     "recipes": "recipe",
     "run_study": "stages",
 }
 
 __all__ = [
+    "Contents",
+    "Control",
     "Cost",
     "Recipe",
     "dictionary_paths",
+    "load_control_model",
     "load_dictionaries",
+    "load_run_model",
     "open_run",
     "read_recipe",
+    "read_run",
     "recipes",
     "run_study",
 ]

@@ -4,7 +4,10 @@ RUN/
   manifest.json           kind "run": the resolved recipe, and the checksums of the manifests below
   activations/            what was harvested
   dictionaries/NAME/      a dictionary, or a container of several (0/, 1/, ...)
+  controls/NAME/          activations/ and dictionaries/NAME/ that these are to be compared with: see `contents`
   evaluation/             every number of every dictionary
+  interpretation/NAME/    explanations and scores, of one explainer: see `explaining`
+  features.sqlite         contexts, explanations, scores and ratings of latents; may grow, and has no checksum
   stages.json             seconds and peak memory of each stage
   report.html, report.json
 """
@@ -34,6 +37,16 @@ from ..errors import ArtifactError
 
 KIND = "run"
 ACTIVATIONS, DICTIONARIES, EVALUATION = "activations", "dictionaries", "evaluation"
+CONTROLS, INTERPRETATION = "controls", "interpretation"
+RANDOM_MODEL, FROZEN_DECODER, SECOND_CORPUS = "random-model", "frozen-decoder", "second-corpus"
+"""Directories below `controls/`."""
+_PARTS = (
+    "*",
+    f"{DICTIONARIES}/*",
+    f"{INTERPRETATION}/*",
+    f"{CONTROLS}/*/{ACTIVATIONS}",
+    f"{CONTROLS}/*/{DICTIONARIES}/*",
+)
 
 
 def open_run(path: str | Path, verify: bool = True) -> Artifact:
@@ -46,10 +59,8 @@ def open_run(path: str | Path, verify: bool = True) -> Artifact:
 
 
 def parts(run: Path) -> list[Path]:
-    """The artifacts in a run: activations, dictionaries, evaluation."""
-    return [
-        file.parent for file in sorted(run.glob(f"*/{MANIFEST}")) + sorted(run.glob(f"{DICTIONARIES}/*/{MANIFEST}"))
-    ]
+    """The artifacts in a run: activations, dictionaries, evaluation, and those of the controls."""
+    return [file.parent for pattern in _PARTS for file in sorted(run.glob(f"{pattern}/{MANIFEST}"))]
 
 
 def seal(draft: Draft, **extra: object) -> Artifact:
@@ -75,11 +86,11 @@ def seal(draft: Draft, **extra: object) -> Artifact:
 
 
 def dictionary_paths(path: str | Path) -> Iterator[Path]:
-    """The dictionaries that a path stands for: itself, the members of a container, all those of a run."""
+    """The dictionaries that a path stands for: itself, members of a container, those of a run (of no control)."""
     artifact = open_artifact(path, verify=False)
     if artifact.kind == KIND:
         for part in parts(artifact.path):
-            if part.parent.name == DICTIONARIES:
+            if part.parent == artifact.path / DICTIONARIES:
                 yield from dictionary_paths(part)
     elif artifact.kind == "dictionaries":
         yield from map(Path, members(artifact))

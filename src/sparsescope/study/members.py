@@ -40,8 +40,9 @@ def trained_methods(
     n_latents: Sequence[int] = (),
     member_seed: Sequence[int] = (),
     skip: bool = False,
+    frozen: bool = False,
 ) -> "list[Method]":
-    """One dictionary for each method, sparsity, size and seed; `skip` is for transcoders.
+    """One dictionary for each method, sparsity, size and seed; `skip` is for transcoders, `frozen` for topk alone.
 
     The sparsities of a method are those of the lists `l1`, `l0`, `target_l0` and `k` that are for it.
     Raises `ConfigurationError` when a method has no sparsity or no size, or when something is given
@@ -56,6 +57,9 @@ def trained_methods(
     sizes: list[dict[str, Any]] = [{"ratio": value} for value in ratio] + [{"n_latents": value} for value in n_latents]
     seeds: list[dict[str, Any]] = [{"seed": value} for value in member_seed] or [{}]
     made: list[Method] = []
+    others = [name for name in names if name != "topk"]
+    if frozen and others:
+        raise ConfigurationError(f"frozen is for topk, not for {', '.join(others)}: train those apart.")
     for name in names:
         cls, keys = _CLASSES[name]
         sparsities: list[dict[str, Any]] = [{key: value} for key in keys for value in lists[key]]
@@ -63,7 +67,7 @@ def trained_methods(
             raise ConfigurationError(f"method {name} needs a sparsity: give {' or '.join(keys)}.")
         if not sizes:
             raise ConfigurationError(f"method {name} needs a size: give ratio (latents per dimension) or n_latents.")
-        more = {"skip": True} if skip and name == "transcoder" else {}
+        more = {"skip": True} if skip and name == "transcoder" else {"frozen": True} if frozen else {}
         make = getattr(training, cls)
         made += [
             make(**sparsity, **size, **seed, **more) for size in sizes for sparsity in sparsities for seed in seeds
@@ -124,6 +128,7 @@ def any_methods(
     k: Sequence[int] = (),
     ratio: Sequence[float] = (),
     skip: bool = False,
+    frozen: bool = False,
     **sizes: Sequence[Any],
 ) -> "tuple[list[Method], list[FitMethod]]":
     """Methods of both kinds from one set of lists: what is trained, and what is fitted.
@@ -136,15 +141,15 @@ def any_methods(
         k_trained = k if any("k" in _CLASSES[name][1] for name in trained) else ()
         ratio_fitted = ratio if "random" in fitted else ()
         return (
-            trained_methods(trained, k=k_trained, ratio=ratio, skip=skip, **sizes),
+            trained_methods(trained, k=k_trained, ratio=ratio, skip=skip, frozen=frozen, **sizes),
             fitted_methods(fitted, k=k, ratio=ratio_fitted),
         )
-    given = next((key for key, values in {**sizes, "skip": skip}.items() if values), None)
+    given = next((key for key, values in {**sizes, "skip": skip, "frozen": frozen}.items() if values), None)
     if fitted and given is not None:
         raise ConfigurationError(f"{given} is for methods that are trained, not for {', '.join(fitted)}: leave it out.")
     if fitted:
         return [], fitted_methods(fitted, k=k, ratio=ratio)
-    return trained_methods(trained, k=k, ratio=ratio, skip=skip, **sizes), []
+    return trained_methods(trained, k=k, ratio=ratio, skip=skip, frozen=frozen, **sizes), []
 
 
 SCHEDULE = ("tokens", "batch", "lr", "warmup", "decay", "scale", "precision", "device", "kernels")

@@ -11,6 +11,7 @@ from ..errors import ConfigurationError
 from ..metrics import place_of
 from .directory import ACTIVATIONS, DICTIONARIES, load_dictionaries
 from .recipe import Recipe
+from .tables import Controls
 
 KINDS = ("dictionary", "dictionaries")
 
@@ -51,13 +52,18 @@ class Pieces:
     def settle(self, recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
         """The recipe with what the pieces decide: text, sites and model are the store's; dictionaries end the training.
 
+        Controls that would have to read text end with the harvest, those that are trained with the training.
         `given` are the keys that the caller named. Raises `ConfigurationError` for one that the store
         has already decided; a `model` may be named, and is compared with the store's later on.
         """
         if self.dictionaries:
-            recipe = replace(recipe, train=(), fit=())
+            recipe = replace(recipe, train=(), fit=(), controls=Controls())
         if self.store is None:
             return recipe
+        if recipe.controls.frozen_decoder:
+            recipe = replace(recipe, controls=Controls(frozen_decoder=True, train=recipe.controls.train))
+        else:
+            recipe = replace(recipe, controls=Controls())
         made = self.store.config
         decided: dict[str, Any] = {
             "text": (made["text"],),

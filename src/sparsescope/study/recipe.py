@@ -36,128 +36,35 @@
     [report]                      # optional: see `Report`
     latents = 8
 
-The tables are the dataclasses below, and a key which is none of their fields is refused.
+    [controls]                    # optional: see `Controls`; each key asks for one kind
+    model = "random"              # the model with its weights drawn anew, and autoencoders on it
+    tokens = 100_000              # that it reads
+    frozen_decoder = true         # TopK whose directions stay random
+    text = "builtin:stories"      # a second corpus, read by the model
+    text_tokens = 60_000          # of it
+
+    [controls.train]              # optional: keys of a [[train]]; without it one TopK as in the middle of the recipe
+    method = "topk"
+    k = 16
+    ratio = 4
+    tokens = 1_000_000
+
+The tables are the dataclasses of `tables`, and a key which is none of their fields is refused.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from ..errors import ConfigurationError, suggest
 from ..sites import Site
-from .members import SCHEDULE, Fitted, Trained, check_output_site, check_schedule, fitted_methods, trained_methods
+from .members import check_schedule
 from .strict import check_least, read_table, read_toml
-
-if TYPE_CHECKING:
-    from ..dictionaries import FitMethod
-    from ..training import Method
+from .tables import Controls, Dtype, Evaluate, Fit, Harvest, Report, Train
 
 _SHIPPED = Path(__file__).parents[1] / "recipes"
-Dtype = Literal["float16", "bfloat16", "float32"]
-Precision = Literal["float32", "screened", "bf16"]
-Kernels = Literal["auto", "compiled", "reference", "gpu"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Harvest:
-    """`[harvest]`: the settings of `sparsescope.harvest`."""
-
-    batch: int = 32
-    dtype: Dtype = "float16"
-    bos: Literal["auto", "document", "context", "none"] = "auto"
-    massive: Literal["keep", "drop"] = "keep"
-    include_bos: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """One `[[train]]`: the settings of `sparsescope.train`, and lists that multiply into its members.
-
-    `name` is the directory below `dictionaries/`; without `lr` it follows from the width. Autoencoders
-    are trained at every site of the recipe; a transcoder reads `site`, which may be left out where the
-    recipe has one site beside `output_site`, and reconstructs `output_site`.
-    """
-
-    method: tuple[Trained, ...]
-    tokens: int
-    name: str = "sae"
-    site: str | None = None
-    output_site: str | None = None
-    skip: bool = False
-    l1: tuple[float, ...] = ()
-    l0: tuple[float, ...] = ()
-    target_l0: tuple[float, ...] = ()
-    k: tuple[int, ...] = ()
-    ratio: tuple[float, ...] = ()
-    n_latents: tuple[int, ...] = ()
-    member_seed: tuple[int, ...] = ()
-    batch: int = 1024
-    lr: float | None = None
-    warmup: float = 0.05
-    decay: float = 0.25
-    scale: bool = True
-    precision: Precision = "float32"
-    device: str | None = None
-    kernels: Kernels = "auto"
-
-    def members(self) -> "list[Method]":
-        """The methods this block trains. Raises `ConfigurationError`."""
-        check_output_site(self.method, self.output_site)
-        if self.site is not None and self.output_site is None:
-            raise ConfigurationError(f"site is for transcoder, not for {', '.join(self.method)}: leave it out.")
-        return trained_methods(
-            self.method,
-            skip=self.skip,
-            l1=self.l1,
-            l0=self.l0,
-            target_l0=self.target_l0,
-            k=self.k,
-            ratio=self.ratio,
-            n_latents=self.n_latents,
-            member_seed=self.member_seed,
-        )
-
-    def schedule(self) -> dict[str, Any]:
-        """What is said once to `train`, for all members."""
-        return {key: getattr(self, key) for key in SCHEDULE}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """One `[[fit]]`: baselines. `rows` limits the activations that are read (default: the method's own).
-
-    `ratio` is for `random` alone: its number of directions per dimension.
-    """
-
-    method: tuple[Fitted, ...]
-    k: tuple[int, ...] = ()
-    ratio: tuple[float, ...] = ()
-    rows: int | None = None
-
-    def members(self) -> "list[FitMethod]":
-        """The methods this block fits. Raises `ConfigurationError`."""
-        return fitted_methods(self.method, k=self.k, ratio=self.ratio)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """`[evaluate]`: the settings of `sparsescope.evaluate`. `splice = false` leaves the model out."""
-
-    split: Literal["validation", "test"] = "test"
-    max_tokens: int | None = None
-    splice_tokens: int | None = 16_384
-    splice: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """`[report]`: how many latents of how many dictionaries are shown with the contexts that excite them."""
-
-    latents: int = 8
-    contexts: int = 5
-    dictionaries: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +85,7 @@ class Recipe:
     fit: tuple[Fit, ...] = ()
     evaluate: Evaluate = field(default_factory=Evaluate)
     report: Report = field(default_factory=Report)
+    controls: Controls = field(default_factory=Controls)
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting, as JSON."""
@@ -199,6 +107,11 @@ class Recipe:
         pairs = [site for block in self.train if block.output_site is not None for site in self.pair(block)]
         return list(dict.fromkeys([*self.site, *pairs]))
 
+    def sites_and_suffixes(self) -> list[tuple[str, str]]:
+        """Each site of the recipe, and what marks its directories where there are several."""
+        several = len(self.site) > 1
+        return [(site, "@" + site.replace("/", "_").replace(":", "_") if several else "") for site in self.site]
+
     def check(self, where: str) -> None:
         """Refuse what can be known to be wrong before anything is loaded."""
         if not self.text or not self.site:
@@ -217,6 +130,10 @@ class Recipe:
                     check_least(block.rows, 1, "rows")
             except ConfigurationError as error:
                 raise ConfigurationError(f"{where}: {table}: {error}") from None
+        try:
+            self.controls.check(self.text, self.train)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: controls: {error}") from None
         for site in self.all_sites():
             Site.parse(site)
         names = [block.name for block in self.train]
@@ -227,12 +144,14 @@ class Recipe:
                 f"{where}: two parts of the run are called {twice[0]!r}: give every [[train]] a `name` of its own, "
                 "and ask for every baseline once."
             )
+        names += [] if self.controls.train is None else [self.controls.train.name]
         wrong = [name for name in names if Path(name).name != name or name.startswith(".")]
         if wrong:
             raise ConfigurationError(f"{where}: train.name = {wrong[0]!r} is no name of a directory.")
 
     def _check_numbers(self, where: str) -> None:
         tables = {"": self, "harvest.": self.harvest, "evaluate.": self.evaluate, "report.": self.report}
+        tables["controls."] = self.controls
         for table, keys, least in _LEAST:
             for key in keys:
                 if (value := getattr(tables[table], key)) is not None:
@@ -246,6 +165,7 @@ _LEAST = (
     ("evaluate.", ("max_tokens", "splice_tokens"), 1),
     ("report.", ("latents", "dictionaries"), 0),
     ("report.", ("contexts",), 1),
+    ("controls.", ("tokens", "text_tokens"), 1),
 )
 """Tables, keys of them, and the smallest number that they may be."""
 
@@ -258,8 +178,9 @@ def recipes() -> list[str]:
 def read_recipe(source: str | Path, **changes: Any) -> Recipe:
     """Read a recipe: the path of a TOML file, or the name of a shipped one such as 'builtin:demo'.
 
-    `changes` take the place of keys at the top; None leaves a key as it is. Raises
-    `ConfigurationError`, naming the file and the key, for anything that cannot be used.
+    `changes` take the place of keys at the top; None leaves a key as it is. (Where `text` so becomes the
+    second corpus of the controls, there is no second corpus.) Raises `ConfigurationError`, naming the file and
+    the key, for anything that cannot be used.
 
     >>> read_recipe("builtin:demo", site=["resid_post.1"]).site
     ('resid_post.1',)
@@ -272,16 +193,23 @@ def read_recipe(source: str | Path, **changes: Any) -> Recipe:
             )
         source = _SHIPPED / f"{name.removeprefix('builtin:')}.toml"
     table = {"name": Path(source).stem, **read_toml(source), **_given(changes)}
-    recipe = read_table(Recipe, table, name)
+    recipe = _other_text(read_table(Recipe, table, name), changes)
     recipe.check(name)
     return recipe
 
 
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
     """A recipe with some keys at the top replaced; None leaves a key as it is. Raises `ConfigurationError`."""
-    made = replace(recipe, **_given(changes))
+    made = _other_text(replace(recipe, **_given(changes)), changes)
     made.check(made.name)
     return made
+
+
+def _other_text(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Without a second corpus, where a changed `text` has become what the second corpus was to be."""
+    if changes.get("text") is None or not set(recipe.text) & set(recipe.controls.text):
+        return recipe
+    return replace(recipe, controls=replace(recipe.controls, text=(), text_tokens=None))
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:

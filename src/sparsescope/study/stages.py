@@ -11,13 +11,15 @@ from ..metrics import evaluate_all
 from ..models import LanguageModel, load_model
 from ..text import Text, load_text
 from ..training import train
+from .controls import ControlWork, load_other_text
 from .cost import Stages
 from .directory import ACTIVATIONS, DICTIONARIES, EVALUATION, KIND, bring, load_dictionaries, open_run, seal
 from .estimate import ANY_TOKENS, Cost, evaluation_cost, harvest_cost, training_cost
 from .making import fit_all
 from .pieces import Pieces
 from .presentation import CONTEXTS, NUMBERS, facts_of, make_report, shown_contexts
-from .recipe import Recipe, Train, changed, read_recipe
+from .recipe import Recipe, changed, read_recipe
+from .tables import Train
 
 Progress = Callable[[str, int, int], None]
 
@@ -84,8 +86,9 @@ def _prepare(
             pieces.store.width(site)  # a site that it lacks is refused here
     if pieces.store is not None:
         pieces.store.check_model(model)
-        return Study(settled, pieces, model, None)
-    return Study(settled, pieces, model, load_text(list(settled.text), seed=settled.seed))
+        return Study(settled, pieces, model, None, ControlWork(settled, model, None, None))
+    text = load_text(list(settled.text), seed=settled.seed)
+    return Study(settled, pieces, model, text, ControlWork(settled, model, text, load_other_text(settled, text)))
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,11 @@ class Study:
     pieces: Pieces
     model: LanguageModel
     text: Text | None
+    controls: ControlWork
 
     def inputs(self) -> dict[str, str]:
         """Fingerprints by role, for the run's manifest."""
-        found = {"model": self.model.fingerprint, **self.pieces.inputs()}
+        found = {"model": self.model.fingerprint, **self.pieces.inputs(), **self.controls.inputs()}
         return found if self.text is None else {**found, "text": self.text.fingerprint}
 
     def cost(self) -> Cost:
@@ -113,6 +117,7 @@ class Study:
         for block, site, _ in self._training():
             width = self.model.width(site if isinstance(site, str) else site[0])
             total = total.then(training_cost(width, block.members(), block.tokens, block.batch))
+        total = total.then(self.controls.cost())
         evaluate = recipe.evaluate
         if evaluate.splice:
             held_out = (recipe.tokens or ANY_TOKENS) // 10  # one document in ten is a test document
@@ -128,10 +133,16 @@ class Study:
         stages = Stages(folder)
         with stages.measured("harvest"):
             store = self._harvest(folder / ACTIVATIONS, progress)
+        if self.controls.reads:
+            with stages.measured("harvest controls"):
+                self.controls.harvest(folder, progress)
         with stages.measured("train"):
             self._train(folder / DICTIONARIES, store, progress)
         with stages.measured("fit"):
             self._fit(folder / DICTIONARIES, store, progress)
+        if self.controls.trains:
+            with stages.measured("train controls"):
+                self.controls.train(folder, store, progress)
         with stages.measured("evaluate"):
             self._evaluate(folder, store, progress)
         return store
@@ -171,7 +182,7 @@ class Study:
             )
 
     def _fit(self, out: Path, store: ActivationStore, progress: Progress | None) -> None:
-        for site, suffix in self._sites():
+        for site, suffix in self.recipe.sites_and_suffixes():
             for block in self.recipe.fit:
                 methods = block.members()
                 outs = [out / f"{method.label()}{suffix}" for method in methods]
@@ -202,22 +213,17 @@ class Study:
         for path in self.pieces.dictionaries:
             yield folder / path.resolve().name
         trained = list(self._training())
-        for site, suffix in self._sites():
+        for site, suffix in self.recipe.sites_and_suffixes():
             yield from (folder / name for _, at, name in trained if at == site)
             yield from (folder / f"{method.label()}{suffix}" for block in self.recipe.fit for method in block.members())
         yield from (folder / name for _, at, name in trained if not isinstance(at, str))
 
     def _training(self) -> Iterator[tuple[Train, str | tuple[str, str], str]]:
         """Each block of what is trained, the site or pair of sites it is trained at, and its directory."""
-        for site, suffix in self._sites():
+        for site, suffix in self.recipe.sites_and_suffixes():
             for block in self.recipe.train:
                 if block.output_site is None:
                     yield block, site, f"{block.name}{suffix}"
         for block in self.recipe.train:
             if block.output_site is not None:
                 yield block, self.recipe.pair(block), block.name
-
-    def _sites(self) -> list[tuple[str, str]]:
-        """Each site, and what marks its directories where there are several."""
-        sites = self.recipe.site
-        return [(site, "" if len(sites) == 1 else "@" + site.replace("/", "_").replace(":", "_")) for site in sites]

@@ -86,6 +86,7 @@ class Member:
     init_seed: int
     weights: Weights
     matrices: dict[str, Matrix]
+    """What learns: without the directions where they are frozen."""
     vectors: Vectors
     encoder: Encoder
     silent: Int[Tensor, " latent"]
@@ -229,7 +230,8 @@ class Member:
         named |= {"vectors.mean": self.vectors.mean, "vectors.square": self.vectors.square}
         for name, matrix in self.matrices.items():
             named |= {name: matrix.weight, f"{name}.mean": matrix.mean, f"{name}.square": matrix.square}
-        return named
+        # frozen directions too: another version of torch may draw others
+        return {"directions": self.weights.directions, **named}
 
 
 def create(
@@ -248,12 +250,11 @@ def create(
     device = source.device
     weights = method.begin(source, directions, generator)
     vectors = Vectors({key: vector.to(device) for key, vector in weights.vectors.items()})
-    matrices = {"directions": _matrix(weights.directions.to(device), unit=True)}
+    weights.directions, weights.vectors = weights.directions.to(device).contiguous(), vectors.by_name
+    matrices = {} if method.frozen else {"directions": _matrix(weights.directions, unit=True)}
     if weights.encoder is not None:
-        matrices["encoder"] = _matrix(weights.encoder.to(device), unit=False)
-    weights.directions, weights.vectors = matrices["directions"].weight, vectors.by_name
-    if weights.encoder is not None:
-        weights.encoder = matrices["encoder"].weight
+        weights.encoder = weights.encoder.to(device).contiguous()
+        matrices["encoder"] = _matrix(weights.encoder, unit=False)
     member = Member(
         method,
         name,
@@ -274,7 +275,6 @@ def create(
 
 
 def _matrix(weight: Tensor, unit: bool) -> Matrix:
-    weight = weight.contiguous()
     return Matrix(weight, torch.zeros_like(weight), torch.zeros_like(weight), unit)
 
 

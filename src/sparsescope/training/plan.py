@@ -31,9 +31,14 @@ class Size:
 
     @property
     def matrices(self) -> int:
-        """Numbers in its learned matrices."""
+        """Numbers in its matrices."""
         tied = getattr(self.method, "tied", False)
         return self.n_latents * (self.d_out + (0 if tied else self.d_in))
+
+    @property
+    def learned(self) -> int:
+        """Numbers that learn, each with two averages of Adam: all but frozen directions."""
+        return self.matrices + self.vectors - self.n_latents * self.d_out * self.method.frozen
 
     @property
     def vectors(self) -> int:
@@ -122,7 +127,7 @@ def plan(
     tables = MEASURED * 4 * max(min(FINISH_CHUNK, SPLIT * size.n_latents) for size in sizes)
     return Plan(
         weights=sum(whole) + sum(screens) + sum(silent),
-        moments=2 * sum(whole) + sum(4 * size.vectors for size in sizes),
+        moments=4 * sum(2 * size.learned + size.vectors for size in sizes),
         gradients=gradients,
         codes=workers * max(_codes(size, batch) for size in sizes),
         products=workers * (max(_products(size, fused) for size in sizes) if products is None else products),

@@ -67,7 +67,7 @@ NOTHING = 3.0
 """When the logarithm has fallen so far below where it began, what is left of the penalty changes nothing."""
 
 SPRING = 1.0
-"""For a penalty on L0 itself: what the weight gains per unit of log(L0 / target), as a share of the first guess at it."""
+"""For a penalty on L0 itself: what the weight gains per unit of log(L0 / target), as a share of the first guess."""
 
 JUDGED = 200
 """Steps of a run below which the controller moves in leaps, and nothing can be said of what it could reach."""

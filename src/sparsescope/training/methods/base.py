@@ -123,6 +123,11 @@ class Method(ABC):
         """See the methods that have it."""
         return None
 
+    @property
+    def frozen(self) -> bool:
+        """Whether directions stay as they are drawn: see the methods that can."""
+        return False
+
     def settings(self) -> dict[str, Any]:
         """The fields as plain JSON, with the method's name: what is written to a manifest."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}

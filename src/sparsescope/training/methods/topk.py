@@ -1,8 +1,8 @@
 """Autoencoders that keep a fixed number of codes: per row, per batch, or per batch in nested groups."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -67,8 +67,14 @@ class TopK(KeepsK):
     linearly over that share of the run. Deviations: E starts equal to D, b at the mean of the
     activations (there: the geometric median), and there is no clipping of gradients, whose scale Adam removes.
 
+    With `frozen`, a control: rows of D stay where they were drawn at random, and only E, e and b learn. What
+    is as good there owes nothing to the directions that were learned (the frozen-decoder baseline of the sanity
+    checks in the literature). Drawn are the directions that the same method without `frozen` starts from.
+
     >>> TopK(k=16, n_latents=512).latents(64)
     512
+    >>> TopK(k=16, ratio=4, frozen=True).label()
+    'topk-k_16-x4-frozen'
     """
 
     k: int
@@ -78,9 +84,27 @@ class TopK(KeepsK):
     aux: float = 1 / 32
     anneal: float = 0.0
     dead_after: int | None = None
+    frozen: bool = False
 
     method: ClassVar[str] = "topk"
     selection: ClassVar[Selection] = "largest"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.frozen, bool):
+            raise ConfigurationError(f"TopK: frozen = {self.frozen!r}, expected true or false.")
+        super().__post_init__()
+
+    def settings(self) -> dict[str, Any]:
+        """As for other methods; `frozen` is named only where it is set, so that what was trained before it could be
+        set is still the same request."""
+        found = super().settings()
+        return found if self.frozen else {key: value for key, value in found.items() if key != "frozen"}
+
+    def init_seed(self, seed: int) -> int:
+        return replace(self, frozen=False).init_seed(seed) if self.frozen else super().init_seed(seed)
+
+    def label(self) -> str:
+        return super().label() + "-frozen" * self.frozen
 
     def fold(
         self, weights: Weights, numbers: Mapping[str, float], source: Source, provenance: Provenance
