@@ -10,6 +10,7 @@ from torch import Tensor
 from ..activations.base import Activations, Block
 from ..dictionaries.base import Dictionary, to_dense
 from ..errors import ConfigurationError
+from ..features.fragments import pieces
 from ..metrics.evaluate import draw_contexts
 from ..metrics.reconstruction import ALIVE_ABOVE, row_chunks
 from ..text import Tokens
@@ -105,27 +106,6 @@ def peaks(codes: Float[Tensor, "context position"], tokens: Tokens, wanted: int)
         if len(found) == wanted:
             break
     return found
-
-
-def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text of each token, such that all of them together are the text of `ids`.
-
-    Decoding tokens one by one loses what depends on the neighbours: leading spaces (SentencePiece), and
-    characters of several tokens (byte-level BPE), whose earlier tokens get an empty text here.
-    """
-
-    def decode(part: Sequence[int]) -> str:
-        return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    texts, done = [], ""
-    for end in range(1, len(ids) + 1):
-        text = decode(ids[:end])
-        if text.endswith("\ufffd") and end < len(ids):
-            texts.append("")
-            continue
-        texts.append(text[len(done) :] if text.startswith(done) else decode(ids[end - 1 : end]))
-        done = text
-    return texts
 
 
 def _shown(
