@@ -281,6 +281,7 @@ def test_axes_hold_all_that_is_within_their_limits():
     assert axis(0.0) == axis.start
     assert plain_axis([0.3, 7.0], 0, 1.1).high == 1.1
     assert plain_axis([], 0, 1).low < plain_axis([], 0, 1).high
+    assert plain_axis([2.17, 3.0], -0.1, 1.02).ticks()  # all beyond the end
     for value in np.geomspace(0.01, 1e5, 40):
         assert len(l0_axis([value, 30 * value]).ticks()) >= 2
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import ConfigurationError, SparsescopeError, suggest
-from . import options
+from . import explaining, options, rating
 from .console import Console
 from .parse import Command, parse
 
@@ -67,6 +67,16 @@ COMMANDS = (
         example="sparsescope evaluate saes --activations acts --json",
     ),
     Command(
+        "explain",
+        "say what latents respond to, and how far that can be believed",
+        "Explain latents of every dictionary of a run on one part of its text, predict their activations on\n"
+        "another from the explanations alone, and score the predictions; the same for controls which ought\n"
+        "to fail. By rules, without a model or a network, unless a server or a model is named.",
+        explaining.ExplainOptions,
+        "explaining:run_the_explaining",
+        example="sparsescope explain runs/demo",
+    ),
+    Command(
         "report",
         "write the report of a run again",
         "Write report.html and report.json of a run from the numbers it holds. Nothing is measured again.",
@@ -81,6 +91,16 @@ COMMANDS = (
         options.InspectOptions,
         "inspect:run_the_inspection",
         example="sparsescope inspect runs/demo",
+    ),
+    Command(
+        "rate",
+        "people rate latents, blind, on a local page",
+        "Serve a page on 127.0.0.1 where people find the intruder among contexts of a latent, write what it\n"
+        "responds to and grade how well one meaning explains it. The dictionary is hidden. Every answer goes\n"
+        "into the run at once; a rater who comes back goes on where they stopped.",
+        rating.RateOptions,
+        "rating:run_the_rating",
+        example="sparsescope rate runs/demo",
     ),
     Command(
         "bench",

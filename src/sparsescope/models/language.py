@@ -130,6 +130,15 @@ class LanguageModel(Network):
         output = self._replace(lambda: self.module(**inputs), shaped)
         return output.logits
 
+    def unembedding(self) -> Float[Tensor, "width vocabulary"] | None:
+        """The matrix that turns what the last normalisation gives into logits; None without an output head.
+
+        The gain of that normalisation is not in it: a change of the residual stream by v changes the logits by
+        about (gain · v) @ unembedding / (norm of the stream).
+        """
+        head: Any = self.module.get_output_embeddings()  # type: ignore[operator]
+        return None if head is None else head.weight.detach().T
+
     def _point(self, site: Site) -> Point:
         if site.quantity == "module" or self._row is None:
             return super()._point(site)

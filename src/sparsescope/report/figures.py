@@ -77,7 +77,7 @@ def l0_axis(values: Sequence[float]) -> Axis:
 
 def plain_axis(values: Sequence[float], low: float, high: float) -> Axis:
     """A vertical axis over `values` with some room, cut at `low` and `high`."""
-    bottom, top = max(min(values, default=low), low), min(max(values, default=high), high)
+    bottom, top = (min(max(end, low), high) for end in (min(values, default=low), max(values, default=high)))
     room = 0.06 * (top - bottom) or 0.1
     return Axis(max(bottom - room, low), min(top + room, high), HEIGHT - BOTTOM, TOP)
 
@@ -110,6 +110,33 @@ def density_panel(edges: Sequence[float], counts: Sequence[int], colour: str, ti
     ticks = [_text("tick", x(power), base + 15, percent(10.0**power), _anchor(power, edges)) for power in powers]
     axis = f'<line class="axis" x1="6" x2="{width - 6}" y1="{base}" y2="{base}"/>'
     return _svg(width, height, title, [f'<g class="{colour}">', *bars, "</g>", axis, *ticks])
+
+
+def interval_chart(
+    rows: Sequence[tuple[str, str, float, float | None, float | None, bool]], *, x_label: str, title: str
+) -> str:
+    """One row for each (name, colour, value, low, high, hollow): a point on a common axis, with its interval."""
+    step, names = 19, 230
+    ends = [end for _, _, value, low, high, _ in rows for end in (value, low, high) if end is not None]
+    x = Axis(min(*ends, 0.0), max(*ends, 0.0), names, 760 - RIGHT)
+    bottom = TOP + step * len(rows)
+    parts = [
+        f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{bottom}"/>'
+        + _text("tick", x(tick), bottom + 16, _tick(tick), "middle")
+        for tick in x.ticks()
+    ]
+    parts.append(f'<line class="axis" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{bottom}"/>')
+    for place, (name, colour, value, low, high, hollow) in enumerate(rows):
+        y = TOP + step * (place + 0.5)
+        words = name if len(name) <= 34 else f"{name[:33]}…"
+        bar = ""
+        if low is not None and high is not None:
+            bar = f'<line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        note = f"<title>{escape(name)}: {value:.3f}</title>"
+        parts.append(_text("tick", names - 10, y + 4, words, "end"))
+        parts.append(f'<g class="mark {colour}">{note}{bar}{_shape("circle", x(value), y, hollow)}</g>')
+    parts.append(_text("name", (names + 760 - RIGHT) / 2, bottom + 36, x_label, "middle"))
+    return _svg(760, bottom + 44, title, parts)
 
 
 def swatch(series: Series) -> str:

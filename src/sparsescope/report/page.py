@@ -10,6 +10,7 @@ from . import tables
 from .charts import densities, frontiers
 from .comparison import contests, headline
 from .features import features
+from .interpretability import interpretability
 from .words import Entry, escape, in_order, where
 
 _HOW_TO_READ = (
@@ -57,6 +58,7 @@ def build(data: Mapping[str, Any]) -> str:
         _section("frontier", "Sparsity against fidelity", _frontiers(entries)),
         _section("dictionaries", "All dictionaries", tables.dictionaries(entries) if entries else _nothing()),
         _section("densities", "How often latents are active", _densities(entries)),
+        *_explained(data.get("interpretation")),
         _section("contexts", "What a few latents respond to", _contexts(data.get("features") or [])),
         _section("stages", "What it took", tables.stages(data.get("stages") or {})),
         _section("reading", "How to read this", _reading(entries)),
@@ -112,6 +114,10 @@ def _frontiers(entries: Sequence[Entry]) -> str:
 def _densities(entries: Sequence[Entry]) -> str:
     intro = "Each panel counts the latents of one dictionary by the share of tokens they are active on."
     return f'<p class="note">{intro}</p>{densities(entries)}' if entries else _nothing()
+
+
+def _explained(found: Mapping[str, Any] | None) -> list[str]:
+    return [] if found is None else [_section("explanations", "How well explanations predict", interpretability(found))]
 
 
 def _contexts(found: Sequence[Mapping[str, Any]]) -> str:

@@ -10,17 +10,17 @@ from typing import Any, get_args
 
 from .. import __version__
 from ..activations import ActivationStore
-from ..artifact import open_artifact, read_json
+from ..artifact import MANIFEST, open_artifact, read_json
 from ..dictionaries import Dictionary
 from ..models import LanguageModel
 from ..report import top_contexts, write_report
 from .cost import Stages, total_memory
-from .directory import ACTIVATIONS, EVALUATION
+from .directory import ACTIVATIONS, EVALUATION, INTERPRETATION
 from .members import Trained
 from .recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
-NUMBERS, CONTEXTS = "evaluation.json", "contexts.json"
+NUMBERS, CONTEXTS, SUMMARY = "evaluation.json", "contexts.json", "summary.json"
 
 
 def facts_of(recipe: Recipe, model: LanguageModel, store: ActivationStore, command: str | None) -> dict[str, Any]:
@@ -100,10 +100,19 @@ def make_report(run: Path, facts: Mapping[str, Any], out: Path | None = None) ->
     stages = Stages(run)
     with stages.measured("report"):
         found = open_artifact(run / EVALUATION, "evaluation").path
-        numbers = {**read_json(found / NUMBERS), "features": read_json(found / CONTEXTS)}
+        numbers = {**read_json(found / NUMBERS), "features": read_json(found / CONTEXTS), **_interpretation(run)}
         write_report(out, {"run": dict(facts), "stages": stages.report(), **numbers})
     # Once more, because how long the report itself takes is known only now.
     return write_report(out, {"run": dict(facts), "stages": stages.report(), **numbers})
+
+
+def _interpretation(run: Path) -> dict[str, Any]:
+    """The summary of the run's explanations: those by rules, or else the first there are."""
+    made = sorted(run.glob(f"{INTERPRETATION}/*/{MANIFEST}"), key=lambda file: (file.parent.name != "rules", file))
+    if not made:
+        return {}
+    found = open_artifact(made[0].parent, INTERPRETATION).path
+    return {"interpretation": {"explainer": found.name, **read_json(found / SUMMARY)}}
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -1,0 +1,241 @@
+"""From a dictionary to the scores of its latents: explain on one split, simulate and score on the other.
+
+One stratified sample of the scoring split serves three predictions of each latent, which are therefore
+compared token by token: by its own explanation, by the best token lookup, and by the explanation of
+another latent of the same dictionary ("shuffled").
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from ..features.gathering import Sample
+from .base import Explainer, Explanation, Simulator, Skipped
+from .material import Material
+from .rules import Lookup
+from .scores.detection import discrimination
+from .scores.intervals import Score, percentile
+from .scores.intruder import intruder
+from .scores.measuring import bills_sample, design_of, measure_bills, measure_sample
+from .scores.resampling import Design
+from .subject import USUAL, Effort, Subject, evidence
+
+OWN, LOOKUP, SHUFFLED = "own", "lookup", "shuffled"
+SCORES = (
+    *("corpus_rho", "context_gain", "bills_rho", "bills_top", "bills_random", "detection", "detection_accuracy"),
+    *("fuzzing", "fuzzing_accuracy", "neighbours", "intruder"),
+)
+"""Of every latent. Detection, fuzzing and neighbours are AUROC, "accuracy" balanced accuracy."""
+
+Scores = Mapping[str, Sequence[Score | Skipped]]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The explanations and scores of a subject's latents, in its order.
+
+    `own` has all of `SCORES`, `shuffled` those of the explanations dealt to other latents, `lookup` those of
+    the best token lookup. Without an explanation a latent is skipped in all of them but `intruder`.
+    """
+
+    subject: Subject
+    explanations: Sequence[Explanation | Skipped]
+    own: Scores
+    lookup: Scores
+    shuffled: Scores
+
+
+def judge(
+    subject: Subject,
+    material: Material,
+    explainer: Explainer,
+    simulator: Simulator,
+    *,
+    effort: Effort = USUAL,
+    explanations: Sequence[Explanation | Skipped] | None = None,
+    seed: int = 0,
+) -> Judged:
+    """Explain the latents (unless `explanations` are given, as for a second corpus) and score the explanations.
+
+    Raises what explainer and simulator raise.
+    """
+    lookup = Lookup(material.vocabulary)
+    lookups = lookup.explain(evidence(subject, material, silent=effort.silent, seed=seed))
+    if explanations is None:
+        hinted = [
+            lookup.predicts(found, material.explaining) if isinstance(found, Explanation) else None for found in lookups
+        ]
+        explanations = explainer.explain(evidence(subject, material, silent=effort.silent, predicted=hinted, seed=seed))
+    dealt = shuffled(explanations, seed)
+    samples = _samples(subject, material, simulator, explanations, effort, seed)
+    predicted = {
+        OWN: _simulated(simulator, explanations, samples, material),
+        LOOKUP: _simulated(lookup, lookups, samples, material),
+        SHUFFLED: _simulated(simulator, dealt, samples, material),
+    }
+    found: dict[str, list[dict[str, Score | Skipped]]] = {name: [] for name in predicted}
+    for place, sample in enumerate(samples):
+        alone = intruder(subject.scoring, place, material.features, material.draws, seed=seed)
+        for name, answers in predicted.items():
+            scores = _scores(subject, material, place, sample, answers[place], seed)
+            found[name].append({**scores, "intruder": alone})
+        gain = context_gain(found[OWN][-1]["corpus_rho"], found[LOOKUP][-1]["corpus_rho"])
+        for name in predicted:
+            found[name][-1]["context_gain"] = gain if name == OWN else Skipped("no explanation")
+    columns = {name: {key: [row[key] for row in rows] for key in SCORES} for name, rows in found.items()}
+    return Judged(subject, explanations, columns[OWN], columns[LOOKUP], columns[SHUFFLED])
+
+
+def shuffled(explanations: Sequence[Explanation | Skipped], seed: int = 0) -> list[Explanation | Skipped]:
+    """Every explained latent gets the explanation of another one, drawn at random, and each is used once.
+
+    >>> cards = [Explanation(text, "rules", {}) for text in "abc"]
+    >>> {old.text + new.text for old, new in zip(cards, shuffled(cards))} in ({"ab", "bc", "ca"}, {"ac", "ba", "cb"})
+    True
+    """
+    places = [place for place, found in enumerate(explanations) if isinstance(found, Explanation)]
+    order = np.random.default_rng([seed, len(places), 0x5F]).permutation(places)
+    dealt = list(explanations)
+    for receives, gives in zip(order, np.roll(order, 1), strict=True):
+        dealt[receives] = explanations[gives] if len(order) > 1 else Skipped("no explanation")
+    return dealt
+
+
+def context_gain(own: Score | Skipped, lookup: Score | Skipped) -> Score | Skipped:
+    """ρ of the explanation less ρ of the best token lookup, replicate by replicate.
+
+    A lookup whose prediction is constant predicts nothing: its ρ counts as 0.
+    """
+    if isinstance(own, Skipped):
+        return own
+    if isinstance(lookup, Skipped):
+        lookup = (
+            Score(own.estimate, np.zeros_like(own.replicates)) if lookup.reason == "constant prediction" else lookup
+        )
+        if isinstance(lookup, Skipped):
+            return lookup
+        return percentile(own.value, own.replicates, own.estimate.n)
+    return percentile(own.value - lookup.value, own.replicates - lookup.replicates, own.estimate.n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    """The fragments on which one latent is scored. `expected` is the stratum that its own explanation predicts."""
+
+    corpus: Sample
+    expected: Bool[np.ndarray, " fragment"]
+    bills: Sample | Skipped
+
+    @property
+    def numbers(self) -> Int64[np.ndarray, " n"]:
+        """All of them, those of the corpus sample first."""
+        if isinstance(self.bills, Skipped):
+            return self.corpus.numbers
+        return np.concatenate([self.corpus.numbers, self.bills.numbers])
+
+
+def _samples(
+    subject: Subject,
+    material: Material,
+    simulator: Simulator,
+    explanations: Sequence[Explanation | Skipped],
+    effort: Effort,
+    seed: int,
+) -> list[_Samples]:
+    found = []
+    for place, explanation in enumerate(explanations):
+        expected = _expected(subject, material, simulator, explanation, place)
+        corpus = subject.scoring.sample(place, silent=effort.silent, predicted=expected, seed=seed)
+        found.append(_Samples(corpus, expected, bills_sample(subject.scoring, place)))
+    return found
+
+
+def _expected(
+    subject: Subject, material: Material, simulator: Simulator, explanation: Explanation | Skipped, place: int
+) -> Bool[np.ndarray, " fragment"]:
+    """Which scoring fragments may well be predicted active: the stratum where false alarms are looked for.
+
+    A simulator that predicts the whole corpus for nothing says so itself. For others, the fragments with one
+    of the latent's ten most active tokens of the explaining split stand in: any stratum gives a fair estimate.
+    """
+    fragments = material.scoring
+    if isinstance(explanation, Skipped):
+        return np.zeros(len(fragments), bool)
+    predicts: Any = getattr(simulator, "predicts", None)
+    if predicts is not None:
+        return predicts(explanation, fragments)
+    ids, sums, _ = subject.explaining.token_sum.of(place)
+    typical = ids[np.argsort(-sums, kind="stable")[:10]]
+    return (np.isin(fragments.ids, typical) & fragments.known).any(1)
+
+
+def _simulated(
+    simulator: Simulator,
+    explanations: Sequence[Explanation | Skipped],
+    samples: Sequence[_Samples],
+    material: Material,
+) -> list[Float32[np.ndarray, "fragment position"] | Skipped]:
+    """Predictions on all fragments of each latent's samples, in one call: a simulator may work on many at once."""
+    places = [place for place, found in enumerate(explanations) if isinstance(found, Explanation)]
+    usable = [found for found in explanations if isinstance(found, Explanation)]
+    answers = simulator.simulate(usable, material.scoring, [samples[place].numbers for place in places])
+    found: list[Any] = [each if isinstance(each, Skipped) else None for each in explanations]
+    for place, answer in zip(places, answers, strict=True):
+        found[place] = answer
+    return found
+
+
+def _scores(
+    subject: Subject,
+    material: Material,
+    place: int,
+    sample: _Samples,
+    predicted: Float32[np.ndarray, "fragment position"] | Skipped,
+    seed: int,
+) -> dict[str, Score | Skipped]:
+    """All scores of one latent by one prediction, but those that need a second one."""
+    if isinstance(predicted, Skipped):
+        return dict.fromkeys(SCORES, predicted)
+    some = len(sample.corpus)
+    of_corpus = measure_sample(
+        subject.scoring, place, sample.corpus, predicted[:some], material.draws, sample.expected, seed=seed
+    )
+    found = {
+        "corpus_rho": of_corpus.corpus_rho,
+        "detection": of_corpus.detection.auroc,
+        "detection_accuracy": of_corpus.detection.balanced_accuracy,
+        "fuzzing": of_corpus.fuzzing.auroc,
+        "fuzzing_accuracy": of_corpus.fuzzing.balanced_accuracy,
+        "neighbours": neighbours(subject, material, place, sample, predicted[:some]),
+    }
+    if isinstance(sample.bills, Skipped):
+        return {**found, **dict.fromkeys(("bills_rho", "bills_top", "bills_random"), sample.bills)}
+    bills = measure_bills(subject.scoring.fragments, sample.bills, predicted[some:], material.draws)
+    return {**found, "bills_rho": bills.top_and_random, "bills_top": bills.top, "bills_random": bills.random}
+
+
+def neighbours(
+    subject: Subject,
+    material: Material,
+    place: int,
+    sample: _Samples,
+    predicted: Float32[np.ndarray, "fragment position"],
+) -> Score | Skipped:
+    """Detection against the hardest silent fragments: those on which the latent's nearest neighbour is active.
+
+    AUROC of the largest prediction, fragments where the latent fires against fragments where only the
+    latent with the closest direction does. "too few contexts" where the sample has none of either.
+    """
+    codes, known = sample.corpus.codes, material.scoring.known[sample.corpus.numbers]
+    fires = ((codes > 0) & known).any(1)
+    chosen = fires | (~fires & subject.neighbour_active[place][sample.corpus.numbers])
+    chosen &= ~(np.isnan(predicted) & known).any(1)
+    if not fires[chosen].any() or fires[chosen].all():
+        return Skipped("too few contexts")
+    design: Design = design_of(subject.scoring, place, sample.corpus, material.draws, sample.expected)
+    weights, resampled = design.weights[chosen], design.resampled(material.draws.counts)[:, chosen]
+    largest = np.where(known, predicted, -np.inf).max(1)[chosen]
+    return discrimination(fires[chosen], largest, weights, resampled, design.keep(chosen).units).auroc
