@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .directory import load_dictionaries as load_dictionaries
     from .directory import open_run as open_run
     from .estimate import Cost as Cost
+    from .explaining import explain_run as explain_run
+    from .means import Means as Means
     from .recipe import Recipe as Recipe
     from .recipe import read_recipe as read_recipe
     from .recipe import recipes as recipes
@@ -25,8 +27,10 @@ _HOME = {
     "Contents": "contents",
     "Control": "contents",
     "Cost": "estimate",
+    "Means": "means",
     "Recipe": "recipe",
     "dictionary_paths": "directory",
+    "explain_run": "explaining",
     "load_control_model": "contents",
     "load_dictionaries": "directory",
     "load_run_model": "contents",
@@ -41,8 +45,10 @@ __all__ = [
     "Contents",
     "Control",
     "Cost",
+    "Means",
     "Recipe",
     "dictionary_paths",
+    "explain_run",
     "load_control_model",
     "load_dictionaries",
     "load_run_model",
