@@ -6,12 +6,12 @@ RUN/interpretation/NAME/         one for each explainer
 RUN/features.sqlite              contexts, explanations and scores of the dictionaries on the run's own text
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..artifact import Artifact, drafting, open_artifact, partial_path, read_json, start, write_json
+from ..bench.machine import cores
 from ..errors import ArtifactError, ConfigurationError, suggest
 from ..interpret.llm import Cost, LLMExplainer, LLMSimulator
 from ..interpret.records import file_stem, read_record
@@ -146,8 +146,3 @@ def _one_by_one(workshop: Workshop, group: Sequence[Task]) -> Iterator[Task]:
 def _together(workshop: Workshop, group: Sequence[Task], jobs: int) -> Iterator[Task]:
     with Crowd(workshop, min(jobs, len(group))) as crowd:
         yield from crowd.work(group)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
