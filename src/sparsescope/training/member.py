@@ -30,8 +30,6 @@ EXPLODED = 1e3
 """A loss of so many running medians counts as an explosion."""
 LATE = 0.8
 """Share of the run after which an L0 that was not reached will not be."""
-FOLLOW = 0.02
-"""Weight of the newest batch in the running mean of the smallest kept code."""
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Member:
     torn: bool = False
     """Whether a step is under way that has begun to change something. Such a state is never saved."""
     threshold: float | None = None
-    """Running mean of the smallest code that was kept of a batch: where the next selection begins to look."""
+    """The smallest code that was kept of the last batch: just below it the next selection begins to look."""
     sums: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     faults: int = 0
@@ -169,9 +167,7 @@ class Member:
         self.sums = done.sums
         self.losses = [*self.losses[-REMEMBERED + 1 :], done.loss]
         self.faults = 0
-        if done.smallest is not None:
-            last = done.smallest if self.threshold is None else self.threshold
-            self.threshold = last + FOLLOW * (done.smallest - last)
+        self.threshold = self.threshold if done.smallest is None else done.smallest
         if self.controller is not None:
             self.controller.update(self.l0)
             self.coefficient = self.controller.weight

@@ -93,7 +93,7 @@ class Compiled(Kernels):
         use: str,
     ) -> tuple[Codes, float]:
         guess = _sampled(x, encoder, bias, total) if expected is None else expected
-        for share in (0.97, 0.8, 0.4, 0.0):
+        for share in (0.97, 0.9, 0.6, 0.2, 0.0):
             codes = self._above(x, encoder, bias, max(share * guess, 0.0), f"batch-{use}")
             found = int(codes.count.sum())
             if found >= total:
