@@ -161,6 +161,26 @@ def test_a_dictionary_put_again_replaces_itself_and_ratings_stay(database: Featu
     assert [rating.rater for rating in database.ratings().all()] == ["ann"]
 
 
+def test_a_dictionary_that_is_kept_holds_what_others_said(database: FeatureDatabase, gathered: Gathered) -> None:
+    first = put(database, gathered)
+    database.put_explanations(first, "rules", {5: ("an old sentence", {})})
+    database.put_explanations(first, "llm m", {5: ("another sentence", {})})
+    database.put_scores(first, "rules", "corpus_rho", {5: 0.5})
+    place = {key: getattr(database.dictionary("planted"), key) for key in ("name", "method", "site", "facts")}
+    contexts = database.connection.execute("SELECT latent, kind, body FROM contexts").fetchall()
+    with database.transaction():
+        assert database.put_dictionary(**place, keep=True) == first
+        database.forget(first, "rules")
+        database.put_latents(first, gathered, keep=True)
+    assert [each.explainer for each in database.explanations(first)] == ["llm m"]
+    assert [each.text for each in database.search_explanations("sentence")] == ["another sentence"]
+    assert database.scores(first) == []
+    assert database.connection.execute("SELECT latent, kind, body FROM contexts").fetchall() == contexts
+    with database.transaction():
+        second = database.put_dictionary(**{**place, "facts": {"run": "another"}}, keep=True)
+    assert database.explanations(second) == database.latents(second) == []
+
+
 def test_explanations_put_again_replace_earlier_ones_in_the_index_too(
     database: FeatureDatabase, gathered: Gathered
 ) -> None:
@@ -277,6 +297,20 @@ def test_what_cannot_be_opened_or_put_is_refused(tmp_path: Path, database: Featu
     database.connection.execute("PRAGMA user_version = 2")
     with pytest.raises(ArtifactError, match="has format 2; this sparsescope reads up to 1"):
         FeatureDatabase.open(database.path)
+
+
+def test_damage_in_the_middle_is_named_and_the_file_is_not_to_be_thrown_away(
+    tmp_path: Path, gathered: Gathered
+) -> None:
+    path = tmp_path / "features.sqlite"
+    with FeatureDatabase.create(path) as database:
+        number = put(database, gathered)
+        database.put_scores(number, "rules", "corpus_rho", {5: 0.5})
+        database.connection.execute("UPDATE scores SET score = CAST(x'ff' AS TEXT)")
+    with pytest.raises(ArtifactError, match="Move it away"), FeatureDatabase.open(path) as database:
+        database.scores(number)
+    with pytest.raises(sqlite3.IntegrityError), FeatureDatabase.open(path) as database:
+        database.connection.execute("INSERT INTO latents (id) VALUES (1)")  # a fault of the caller, not of the file
 
 
 def test_a_locked_database_is_a_storage_error(database: FeatureDatabase, gathered: Gathered) -> None:

@@ -201,7 +201,7 @@ def test_a_sample_knows_the_corpus_it_was_drawn_from():
     np.testing.assert_allclose(design.weights, drawn.weight)
     assert design.population.sum() == len(fragments)
     np.testing.assert_array_equal(design.population.sum(1), np.bincount(draws.places(fragments.document)))
-    found = measure_sample(gathered, 0, drawn, everywhere[drawn.numbers], draws, expected)
+    found = measure_sample(fragments, drawn, everywhere[drawn.numbers], design, draws)
     assert abs(score(found.corpus_rho).value) < 0.2
     with pytest.raises(ConfigurationError, match="drawn from other strata"):
         design_of(gathered, 0, drawn, draws, ~expected)

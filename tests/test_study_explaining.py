@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,23 @@ from fault_server import Asked, FaultServer, Say
 
 import sparsescope as ss
 from sparsescope.artifact import read_json
-from sparsescope.errors import ArtifactError, ConfigurationError
+from sparsescope.errors import ArtifactError, ConfigurationError, ResourceError
 from sparsescope.features.database import FeatureDatabase
+from sparsescope.interpret import labels
 from sparsescope.interpret.base import Explanation, Skipped
-from sparsescope.interpret.judging import SCORES, context_gain, shuffled
+from sparsescope.interpret.judging import SCORES, context_gain, judge, shuffled
 from sparsescope.interpret.llm import Cost
+from sparsescope.interpret.material import prepare
 from sparsescope.interpret.records import read_record, write_record
 from sparsescope.interpret.scores.intervals import Score, percentile
 from sparsescope.study.contents import read_run
-from sparsescope.study.explaining import explain_run, tasks
+from sparsescope.study.crowd import Crowd
+from sparsescope.study.explaining import explain_run, preview, tasks
 from sparsescope.study.means import Means
 from sparsescope.study.presentation import SUMMARY
+from sparsescope.study.summary import summarise
+from sparsescope.study.workshop import Task, Workshop
+from sparsescope.text import load_text
 
 Cli = Callable[..., Outcome]
 RECIPE = """
@@ -124,6 +131,19 @@ def test_the_excess_is_over_the_best_control(explained: Path) -> None:
         assert excess["low"] <= excess["value"] <= excess["high"]
         assert -1 <= excess["delta"]["value"] <= 1
         assert 0 <= excess["p"] <= excess["q"] <= 1
+
+
+def test_a_control_of_another_site_is_none_where_the_same_site_has_one(explained: Path) -> None:
+    folder = explained / "interpretation" / "rules"
+    topk, dense, sparse = (read_record(folder, name) for name in NAMES)
+    better = replace(dense, own=topk.own)  # nothing at the same site is as high
+    near = summarise([topk, better, sparse])["excess"]["corpus_rho"]
+    assert near[topk.name]["control"] == dense.name
+    moved = summarise([topk, replace(better, site="resid_post.2"), sparse])["excess"]["corpus_rho"]
+    assert moved[topk.name]["control"] == sparse.name
+    # With none at its own site, any will do.
+    alone = summarise([topk, *(replace(each, site="resid_post.2") for each in (better, sparse))])
+    assert alone["excess"]["corpus_rho"][topk.name]["control"] == dense.name
 
 
 def test_controls_fail_where_they_must(explained: Path) -> None:
@@ -238,6 +258,41 @@ def test_doing_it_twice_is_refused_and_again_starts_afresh(explained: Path, tmp_
     assert [entry["asked"] for entry in summary(run)["dictionaries"]] == [3]
 
 
+def test_two_processes_where_a_second_corpus_has_nothing_to_do(plain: Path, tmp_path: Path) -> None:
+    run = copied(plain, tmp_path / "run")
+    explain_run(run, Means(latents=2, dictionaries=("random-x2",)), jobs=2)
+    assert {entry["kind"] for entry in summary(run)["controls"]}.isdisjoint({"second corpus"})
+
+
+def test_text_without_usable_labels_is_explained_and_says_so(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = Workshop(plain, tmp_path, FEW)
+    store = workshop.contents.store
+    # Of another seed: as many stories, of which every label would fall on the wrong token.
+    other = prepare(store, workshop.model.tokenizer, text=load_text("builtin:stories", seed=99), resamples=2)
+    assert other.labels is None
+    assert "another text" in other.unlabelled
+    monkeypatch.setattr(labels, "FEWEST", 10_000)
+    run = copied(plain, tmp_path / "run")
+    explain_run(run, Means(latents=2, max_tokens=640, dictionaries=("random-x2",)), jobs=1)
+    assert summary(run)["truth"] is None
+    assert "no label is on 10000 tokens" in summary(run)["unlabelled"]
+
+
+def test_a_fault_in_a_worker_is_ours_and_one_that_is_killed_can_go_on(plain: Path, tmp_path: Path) -> None:
+    workshop = Workshop(plain, tmp_path, Means(latents=2))
+    nonsense = Task("x", "no such kind", "x")
+    with Crowd(workshop, 1) as crowd, pytest.raises(RuntimeError, match="in a worker process") as caught:
+        list(crowd.work([nonsense]))
+    assert "Traceback" not in str(caught.value)
+    assert "Traceback" in str(caught.value.__cause__)
+    with Crowd(workshop, 1) as crowd:
+        crowd._workers[0]._process.kill()
+        with pytest.raises(ResourceError, match="go on with --resume"):
+            list(crowd.work(tasks(workshop.contents)[:1]))
+
+
 # A language model behind a server
 
 
@@ -275,7 +330,89 @@ def test_a_server_is_previewed_first_and_never_asked_twice(plain: Path, tmp_path
     }
 
 
+def test_one_explainer_leaves_what_another_said(explained: Path, tmp_path: Path) -> None:
+    run = copied(explained, tmp_path / "run")
+    database = apart(run)
+    before = held(database)
+    with FaultServer(answering) as server:
+        means = Means(explainer="llm", model="m", base_url=server.url, latents=2, dictionaries=(NAMES[0],))
+        explain_run(run, means)
+    after = held(database)
+    assert before["latents"] <= after["latents"]
+    assert before["contexts"] <= after["contexts"]
+    assert {row for row in after["scores"] if row[0] == "rules"} == before["scores"]
+    assert {row[0] for row in after["scores"]} == {"rules", "llm m"}
+    # Done again, an explainer says nothing any more of latents that it is not asked about.
+    explain_run(run, Means(latents=2, dictionaries=(NAMES[0],)), again=True, jobs=1)
+    with FeatureDatabase.open(database) as opened:
+        number = opened.dictionary(NAMES[0]).id
+        assert sum(each.explainer == "rules" for each in opened.explanations(number)) == 2
+
+
+def test_a_preview_changes_nothing_and_counts_the_second_corpus(explained: Path, tmp_path: Path) -> None:
+    run = copied(explained, tmp_path / "run")
+    database = apart(run)
+    before = held(database)
+
+    def stop(cost: Cost) -> None:
+        raise KeyboardInterrupt
+
+    means = Means(explainer="llm", model="m", base_url="http://127.0.0.1:9", latents=2, max_tokens=2_000)
+    made = run / "interpretation" / means.name
+    shutil.copytree(run / "interpretation" / "rules", made)
+    with pytest.raises(KeyboardInterrupt):
+        explain_run(run, means, again=True, foretell=stop)
+    assert (made / SUMMARY).is_file()
+    assert not made.with_name(f"{made.name}.partial").exists()
+    assert held(database) == before
+    workshop = Workshop(run, tmp_path, means)
+    *others, last = tasks(workshop.contents)
+    assert last.kind == "second corpus"
+    assert preview(workshop, [last]).requests > 10
+    assert preview(workshop, [last, *others]).requests > preview(workshop, others).requests
+
+
+def apart(run: Path) -> Path:
+    """The feature database of a copied run, made one of its own."""
+    database = run / "features.sqlite"
+    content = database.read_bytes()
+    database.unlink()
+    database.write_bytes(content)
+    return database
+
+
+def held(database: Path) -> dict[str, set[Any]]:
+    columns = {
+        "scores": "explainer, dictionary, latent, score, value",
+        "latents": "id, dictionary, corpus, latent",
+        "contexts": "latent, kind, body",
+        "fragments": "id, corpus, number, text",
+    }
+    with FeatureDatabase.open(database) as opened:
+        return {key: set(opened.connection.execute(f"SELECT {row} FROM {key}")) for key, row in columns.items()}
+
+
 # Parts
+
+
+def test_a_simulator_that_says_why_is_quoted(plain: Path, tmp_path: Path) -> None:
+    class Dead:
+        name, reasons = "dead", ["request failed", "request failed"]
+
+        def simulate(self, explanations: Any, fragments: Any, numbers: Any) -> list[Any]:
+            return [np.full((len(each), fragments.ids.shape[1]), np.nan, np.float32) for each in numbers]
+
+    class Talks:
+        name = "talks"
+
+        def explain(self, evidences: Any) -> list[Any]:
+            return [Explanation("x", "talks", {}) for _ in evidences]
+
+    workshop = Workshop(plain, tmp_path, Means(latents=2))
+    subject = workshop.subject(tasks(workshop.contents)[0])
+    assert subject is not None
+    judged = judge(subject, workshop.material(workshop.contents.store), Talks(), Dead(), effort=workshop.means.effort)
+    assert set(judged.own["corpus_rho"]) == {Skipped("request failed")}
 
 
 def test_shuffled_gives_each_explanation_to_another_latent_once() -> None:
@@ -350,6 +487,12 @@ def test_the_command_shows_tables_and_writes_the_report(explained: Path, tmp_pat
     assert "over best control" in shown.out
     assert cli("explain", run, "--latents", "12").code == 2
     assert cli("explain", run, "--explainer", "llm").code == 2
+    previewed = cli("explain", run, "--again", "--preview")
+    assert (previewed.code, "asks none" in previewed.err) == (2, True)
+    changed = cli("explain", run, "--latents", "13", "--resume")
+    assert changed.code == 2
+    assert "--again" in changed.err
+    assert "--out" not in changed.err
     nobody = cli("explain", run, "--agreement")
     assert nobody.code == 0
     assert "nobody has rated" in nobody.out

@@ -301,11 +301,14 @@ def start(
     seed: int | None = None,
     inputs: Mapping[str, str] | None = None,
     resume: bool = False,
+    *,
+    remedy: str = "choose another --out, delete it",
 ) -> Draft:
     """Begin (or, with `resume`, take up) the artifact `out`.
 
     `config` must be JSON and complete: it is what decides whether an existing directory is the same
-    work. `inputs` maps a role ("activations", "model", ...) to a fingerprint.
+    work. `inputs` maps a role ("activations", "model", ...) to a fingerprint. `remedy` is what to do
+    about other settings, beside repeating those of before.
 
     Raises `ArtifactError` when `out` exists and `resume` is off, or holds another artifact, or when
     unfinished work with other settings is in the way. Nothing that exists is changed in that case.
@@ -323,7 +326,7 @@ def start(
                 f"{out} already holds a finished artifact of kind {found.kind!r}: "
                 "choose another --out, delete it, or pass --resume."
             )
-        _same(out, {key: found.manifest.get(key) for key in wanted}, wanted)
+        _same(out, {key: found.manifest.get(key) for key in wanted}, wanted, remedy)
         draft.done = True
     elif draft.path.exists():
         if not resume:
@@ -332,10 +335,10 @@ def start(
             )
         draft.resumed = True
         if (draft.path / PLAN).is_file():
-            _same(draft.path, read_json(draft.path / PLAN), wanted)
+            _same(draft.path, read_json(draft.path / PLAN), wanted, remedy)
         elif (draft.path / MANIFEST).is_file():  # it was killed just before it would have been renamed
             sealed = read_json(draft.path / MANIFEST)
-            _same(draft.path, {key: sealed.get(key) for key in wanted}, wanted)
+            _same(draft.path, {key: sealed.get(key) for key in wanted}, wanted, remedy)
         elif any(file.is_file() and file.suffix != ".tmp" for file in draft.path.rglob("*")):
             raise ArtifactError(
                 f"{draft.path} is not unfinished work of sparsescope: delete it, or choose another --out."
@@ -350,7 +353,7 @@ def _empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def _same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], remedy: str) -> None:
     """Refuse to mix two pieces of work, naming the first setting that differs."""
     flat_found, flat_wanted = _flat(found), _flat(wanted)
     for key in sorted(flat_found.keys() | flat_wanted.keys()):
@@ -358,7 +361,7 @@ def _same(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
         if old != new:
             raise ArtifactError(
                 f"{where} was made with {key} = {json.dumps(old)}, now asked for {json.dumps(new)}: "
-                "choose another --out, delete it, or repeat the settings it was made with."
+                f"{remedy}, or repeat the settings it was made with."
             )
 
 

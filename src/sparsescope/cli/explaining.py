@@ -59,6 +59,7 @@ class _PreviewOnly(Exception):
 def run_the_explaining(options: ExplainOptions, console: "Console", command: str) -> None:
     """Explain and score, make the report anew, and show the comparison."""
     from ..artifact import read_json, write_json
+    from ..errors import ConfigurationError
     from ..interpret.llm import Cost
     from ..study.directory import open_run
     from ..study.explaining import explain_run
@@ -66,6 +67,11 @@ def run_the_explaining(options: ExplainOptions, console: "Console", command: str
     from ..study.presentation import SUMMARY, make_report
 
     keys = ("explainer", "base_url", "model", "key_variable", "input_price", "output_price", "latents", "max_tokens")
+    if options.preview and options.explainer != "llm":
+        raise ConfigurationError(
+            f"--preview says what a server would be asked, and the explainer {options.explainer!r} asks none: "
+            "leave it out, or give --explainer llm."
+        )
     means = Means(**{key: getattr(options, key) for key in keys}, dictionaries=options.dictionary, seed=options.seed)
     if options.agreement:
         _show_agreement(options.run, means.name, console)
@@ -119,6 +125,8 @@ def tables(summary: Mapping[str, Any]) -> list["Table | str"]:
         shown += ["", table(["control", *COLUMNS.values(), "skipped"], controls)]
     if summary["absent"]:
         shown.append(f"\nnot in this run: {', '.join(summary['absent'])} (ask for them in [controls] of the recipe)")
+    if summary.get("unlabelled"):
+        shown.append(f"\nnot held against the truth: {summary['unlabelled']}")
     if summary["truth"]:
         ranked = [
             [entry["score"], _interval(entry), "does not know the truth" if entry["demoted"] else ""]

@@ -29,7 +29,7 @@ from .fragments import Fragments
 from .gathering import Drawn, Gathered
 from .ratings import Ratings
 from .reading import FeatureReader
-from .schema import connect
+from .schema import connect, damaged
 from .statistics import Ranked, Statistics
 
 KINDS = ("top", "active", "random")
@@ -63,8 +63,12 @@ class FeatureDatabase(FeatureReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close it. What SQLite could not make sense of on the way becomes an `ArtifactError`."""
         self.close()
+        faults_of_ours = sqlite3.IntegrityError, sqlite3.ProgrammingError
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, faults_of_ours):
+            raise damaged(self.path, error) from error
 
     def close(self) -> None:
         self.connection.close()
@@ -120,25 +124,41 @@ class FeatureDatabase(FeatureReader):
             )
         return corpus
 
-    def put_dictionary(self, name: str, method: str, site: str, facts: Mapping[str, Any] | None = None) -> int:
+    def put_dictionary(
+        self, name: str, method: str, site: str, facts: Mapping[str, Any] | None = None, *, keep: bool = False
+    ) -> int:
         """Begin a dictionary, in the place of one with the same name; its number. `facts` is any JSON.
 
-        Raises `ConfigurationError` outside a transaction, where readers would see it without its latents.
+        With `keep`, one that is there with the same method, site and facts is gone on with instead. Raises
+        `ConfigurationError` outside a transaction, where readers would see it without its latents.
         """
         if not self.connection.in_transaction:
             raise ConfigurationError(
                 f"the dictionary {name!r} was put outside a transaction: put it, and all that belongs to it, inside "
                 "`with database.transaction():`."
             )
-        self.connection.execute("DELETE FROM dictionaries WHERE name = ?", (name,))
         row = (_storable(name), method, site, json.dumps(dict(facts or {})))
+        same = "SELECT id FROM dictionaries WHERE (name, method, site, facts) = (?, ?, ?, ?)"
+        if keep and (found := self.connection.execute(same, row).fetchone()) is not None:
+            return int(found[0])
+        self.connection.execute("DELETE FROM dictionaries WHERE name = ?", row[:1])
         insert = "INSERT INTO dictionaries (name, method, site, facts) VALUES (?, ?, ?, ?)"
         return int(self.connection.execute(insert, row).lastrowid or 0)
 
-    def put_latents(self, dictionary: int, gathered: Gathered, statistics: Statistics | None = None) -> None:
+    def forget(self, dictionary: int, explainer: str) -> None:
+        """Delete what an explainer said of a dictionary's latents, and its scores."""
+        with self.transaction():
+            for table in ("explanations", "scores"):
+                row = dictionary, explainer
+                self.connection.execute(f"DELETE FROM {table} WHERE dictionary = ? AND explainer = ?", row)
+
+    def put_latents(
+        self, dictionary: int, gathered: Gathered, statistics: Statistics | None = None, *, keep: bool = False
+    ) -> None:
         """Store what was gathered about a dictionary's latents, whose fragments `put_corpus` has stored.
 
-        Raises `ConfigurationError` when they are not stored, or differ.
+        What was stored on the same corpus is replaced; with `keep` it stays, and other latents are added.
+        Raises `ConfigurationError` when the fragments are not stored, or differ.
         """
         split = gathered.fragments.split
         found = self.connection.execute("SELECT id, fingerprint FROM corpora WHERE split = ?", (split,)).fetchone()
@@ -147,12 +167,15 @@ class FeatureDatabase(FeatureReader):
                 f"the fragments of the {split} split on which {gathered.name!r} was gathered are not in {self.path}: "
                 "store them with put_corpus first."
             )
+        owner = dictionary, int(found[0])
         with self.transaction():
-            self.connection.execute(
-                "DELETE FROM latents WHERE dictionary = ? AND corpus = ?", (dictionary, int(found[0]))
-            )
-            for place in range(len(gathered)):
-                self._put_latent((dictionary, int(found[0])), gathered, statistics, place)
+            if not keep:
+                self.connection.execute("DELETE FROM latents WHERE dictionary = ? AND corpus = ?", owner)
+            there = self.connection.execute("SELECT latent FROM latents WHERE dictionary = ? AND corpus = ?", owner)
+            stored = {number for (number,) in there}
+            for place, latent in enumerate(gathered.latents.tolist()):
+                if latent not in stored:
+                    self._put_latent(owner, gathered, statistics, place)
 
     def _put_latent(
         self, owner: tuple[int, int], gathered: Gathered, statistics: Statistics | None, place: int

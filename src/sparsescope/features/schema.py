@@ -85,13 +85,19 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
         ) from error
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise ArtifactError(
-            f"cannot read {path}: {error}. Delete it, and make it with 'sparsescope explain'."
-        ) from error
+        raise damaged(path, error) from error
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def damaged(path: Path, error: sqlite3.Error) -> ArtifactError:
+    """What to do about a file that SQLite cannot read."""
+    return ArtifactError(
+        f"cannot read {path}: {error}. Move it away, and make another with 'sparsescope explain RUN --again'. Keep "
+        "it if people have rated: their answers are nowhere else."
+    )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, create: bool) -> None:

@@ -7,15 +7,16 @@ another latent of the same dictionary ("shuffled").
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from ..features.gathering import Sample
-from .base import Explainer, Explanation, Simulator, Skipped
+from .base import Explainer, Explanation, Reason, Simulator, Skipped
 from .material import Material
 from .rules import Lookup
+from .scores.corpus import corpus_rho
 from .scores.detection import discrimination
 from .scores.intervals import Score, percentile
 from .scores.intruder import intruder
@@ -23,6 +24,7 @@ from .scores.measuring import bills_sample, design_of, measure_bills, measure_sa
 from .scores.resampling import Design
 from .subject import USUAL, Effort, Subject, evidence
 
+_BILLS = ("bills_rho", "bills_top", "bills_random")
 OWN, LOOKUP, SHUFFLED = "own", "lookup", "shuffled"
 SCORES = (
     *("corpus_rho", "context_gain", "bills_rho", "bills_top", "bills_random", "detection", "detection_accuracy"),
@@ -80,12 +82,12 @@ def judge(
     for place, sample in enumerate(samples):
         alone = intruder(subject.scoring, place, material.features, material.draws, seed=seed)
         for name, answers in predicted.items():
-            scores = _scores(subject, material, place, sample, answers[place], seed)
-            found[name].append({**scores, "intruder": alone})
+            measure = _rhos if name == LOOKUP else _scores
+            found[name].append({"intruder": alone, **measure(subject, material, place, sample, answers[place], seed)})
         gain = context_gain(found[OWN][-1]["corpus_rho"], found[LOOKUP][-1]["corpus_rho"])
         for name in predicted:
             found[name][-1]["context_gain"] = gain if name == OWN else Skipped("no explanation")
-    columns = {name: {key: [row[key] for row in rows] for key in SCORES} for name, rows in found.items()}
+    columns = {name: {key: [row[key] for row in rows] for key in rows[0]} for name, rows in found.items()}
     return Judged(subject, explanations, columns[OWN], columns[LOOKUP], columns[SHUFFLED])
 
 
@@ -123,10 +125,10 @@ def context_gain(own: Score | Skipped, lookup: Score | Skipped) -> Score | Skipp
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """The fragments on which one latent is scored. `expected` is the stratum that its own explanation predicts."""
+    """The fragments on which one latent is scored, and how those of the corpus sample were drawn."""
 
     corpus: Sample
-    expected: Bool[np.ndarray, " fragment"]
+    design: Design
     bills: Sample | Skipped
 
     @property
@@ -149,7 +151,8 @@ def _samples(
     for place, explanation in enumerate(explanations):
         expected = _expected(subject, material, simulator, explanation, place)
         corpus = subject.scoring.sample(place, silent=effort.silent, predicted=expected, seed=seed)
-        found.append(_Samples(corpus, expected, bills_sample(subject.scoring, place)))
+        design = design_of(subject.scoring, place, corpus, material.draws, expected)
+        found.append(_Samples(corpus, design, bills_sample(subject.scoring, place)))
     return found
 
 
@@ -178,43 +181,61 @@ def _simulated(
     samples: Sequence[_Samples],
     material: Material,
 ) -> list[Float32[np.ndarray, "fragment position"] | Skipped]:
-    """Predictions on all fragments of each latent's samples, in one call: a simulator may work on many at once."""
+    """Predictions on all fragments of each latent's samples, in one call: a simulator may work on many at once.
+
+    Where there is none at all, the reason, if the simulator says one (`reasons`).
+    """
     places = [place for place, found in enumerate(explanations) if isinstance(found, Explanation)]
     usable = [found for found in explanations if isinstance(found, Explanation)]
     answers = simulator.simulate(usable, material.scoring, [samples[place].numbers for place in places])
+    reasons: Sequence[Reason | None] = getattr(simulator, "reasons", [None] * len(answers))
     found: list[Any] = [each if isinstance(each, Skipped) else None for each in explanations]
-    for place, answer in zip(places, answers, strict=True):
-        found[place] = answer
+    for place, answer, reason in zip(places, answers, reasons, strict=True):
+        found[place] = answer if reason is None else Skipped(reason)
     return found
 
 
-def _scores(
-    subject: Subject,
-    material: Material,
-    place: int,
-    sample: _Samples,
-    predicted: Float32[np.ndarray, "fragment position"] | Skipped,
-    seed: int,
+_Prediction: TypeAlias = Float32[np.ndarray, "fragment position"] | Skipped
+
+
+def _rhos(
+    subject: Subject, material: Material, place: int, sample: _Samples, predicted: _Prediction, seed: int
 ) -> dict[str, Score | Skipped]:
-    """All scores of one latent by one prediction, but those that need a second one."""
+    """The correlations of one latent and one prediction."""
     if isinstance(predicted, Skipped):
-        return dict.fromkeys(SCORES, predicted)
+        return dict.fromkeys(("corpus_rho", *_BILLS), predicted)
+    some, fragments = len(sample.corpus), material.scoring
+    known = fragments.known[sample.corpus.numbers]
+    rho = corpus_rho(sample.corpus.codes, predicted[:some], known, sample.design, material.draws)
+    return {"corpus_rho": rho, **_bills(sample, predicted[some:], material)}
+
+
+def _scores(
+    subject: Subject, material: Material, place: int, sample: _Samples, predicted: _Prediction, seed: int
+) -> dict[str, Score | Skipped]:
+    """All scores of one latent by one prediction, but those that need a second one or none."""
+    if isinstance(predicted, Skipped):
+        return dict.fromkeys((score for score in SCORES if score != "intruder"), predicted)
     some = len(sample.corpus)
-    of_corpus = measure_sample(
-        subject.scoring, place, sample.corpus, predicted[:some], material.draws, sample.expected, seed=seed
-    )
-    found = {
-        "corpus_rho": of_corpus.corpus_rho,
-        "detection": of_corpus.detection.auroc,
-        "detection_accuracy": of_corpus.detection.balanced_accuracy,
-        "fuzzing": of_corpus.fuzzing.auroc,
-        "fuzzing_accuracy": of_corpus.fuzzing.balanced_accuracy,
+    found = measure_sample(material.scoring, sample.corpus, predicted[:some], sample.design, material.draws, seed=seed)
+    return {
+        "corpus_rho": found.corpus_rho,
+        "detection": found.detection.auroc,
+        "detection_accuracy": found.detection.balanced_accuracy,
+        "fuzzing": found.fuzzing.auroc,
+        "fuzzing_accuracy": found.fuzzing.balanced_accuracy,
         "neighbours": neighbours(subject, material, place, sample, predicted[:some]),
+        **_bills(sample, predicted[some:], material),
     }
+
+
+def _bills(
+    sample: _Samples, predicted: Float32[np.ndarray, "fragment position"], material: Material
+) -> dict[str, Score | Skipped]:
     if isinstance(sample.bills, Skipped):
-        return {**found, **dict.fromkeys(("bills_rho", "bills_top", "bills_random"), sample.bills)}
-    bills = measure_bills(subject.scoring.fragments, sample.bills, predicted[some:], material.draws)
-    return {**found, "bills_rho": bills.top_and_random, "bills_top": bills.top, "bills_random": bills.random}
+        return dict.fromkeys(_BILLS, sample.bills)
+    found = measure_bills(material.scoring, sample.bills, predicted, material.draws)
+    return dict(zip(_BILLS, (found.top_and_random, found.top, found.random), strict=True))
 
 
 def neighbours(
@@ -235,7 +256,7 @@ def neighbours(
     chosen &= ~(np.isnan(predicted) & known).any(1)
     if not fires[chosen].any() or fires[chosen].all():
         return Skipped("too few contexts")
-    design: Design = design_of(subject.scoring, place, sample.corpus, material.draws, sample.expected)
+    design = sample.design
     weights, resampled = design.weights[chosen], design.resampled(material.draws.counts)[:, chosen]
     largest = np.where(known, predicted, -np.inf).max(1)[chosen]
     return discrimination(fires[chosen], largest, weights, resampled, design.keep(chosen).units).auroc

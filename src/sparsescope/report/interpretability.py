@@ -54,7 +54,7 @@ def interpretability(found: Mapping[str, Any]) -> str:
         _chart(found, entries),
         f"<h3>All dictionaries</h3>{_dictionaries(entries, found['excess'])}",
         f"<h3>Controls</h3>{_controls(found)}",
-        _truth(found.get("truth")),
+        _truth(found.get("truth"), found.get("unlabelled", "")),
         _terms(),
     ]
     return "".join(parts)
@@ -162,9 +162,9 @@ def _controls(found: Mapping[str, Any]) -> str:
     return _table(_head(["Control", *(title for _, title in SCORES), "Skipped"]), rows) + note + absent
 
 
-def _truth(found: Mapping[str, Any] | None) -> str:
+def _truth(found: Mapping[str, Any] | None, unlabelled: str) -> str:
     if found is None:
-        return ""
+        return f'<p class="note">Not held against the truth: {escape(unlabelled)}</p>' if unlabelled else ""
     known = [e for e in found["scores"] if e["value"] is not None]
     rows = [
         (dict(SCORES)[e["score"]] + (" (demoted)" if e["demoted"] else ""), "c-spare1", e["value"], e["low"], e["high"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import IO, Any
 from typing_extensions import Self
 
 from .. import errors
-from ..errors import NumericalError, SparsescopeError
+from ..errors import ResourceError, SparsescopeError
 from .workshop import Task, Workshop, opening
 
 _SOURCE = Path(__file__).resolve().parents[2]
@@ -90,8 +91,10 @@ class _Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise NumericalError(f"{task.name} could not be explained: {self._death()}")
+            raise ResourceError(f"{task.name} could not be explained: {self._death()}")
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer and answer["type"] is None:
+            raise RuntimeError(answer["error"]) from RuntimeError(self._told())
         if "error" in answer:
             kind = getattr(errors, answer["type"], SparsescopeError)
             raise kind(answer["error"])
@@ -118,5 +121,14 @@ class _Worker:
 
     def _death(self) -> str:
         code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return (
+                "its process was killed from outside, as happens when memory is short. What was finished is kept: go "
+                "on with --resume, and with --jobs 1 where memory is short."
+            )
+        return f"its process ended with code {code}. {self._told()}"
+
+    def _told(self) -> str:
+        """The end of what it wrote to standard error."""
         self._log.seek(0)
-        return f"its process ended with code {code}. {self._log.read()[-_TAIL:].strip()}"
+        return self._log.read()[-_TAIL:].strip()

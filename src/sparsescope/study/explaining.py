@@ -53,27 +53,34 @@ def explain_run(
     asked = tasks(contents, means.dictionaries)
     inputs = {"run": contents.run.fingerprint}
     out = contents.path / INTERPRETATION / means.name
-    if again:
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(partial_path(out), ignore_errors=True)
-    elif out.exists() and not resume:
+    if out.exists() and not (resume or again):
         raise ArtifactError(
             f"{contents.path} was already explained by {means.name}: pass --resume to see that, or --again to do it "
             "again (answers of a server are kept and not asked for twice)."
         )
-    draft = start(out, INTERPRETATION, means.settings(), means.seed, inputs, resume)
+    workshop = Workshop(contents.path, partial_path(out), means, progress)
+    tell_cost = foretell if means.explainer == "llm" else None
+    if again:
+        workshop.hired(contents.store)  # what cannot be had is said before anything is thrown away
+        if tell_cost:
+            tell_cost(preview(workshop, asked))
+            tell_cost = None
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.rmtree(partial_path(out), ignore_errors=True)
+    draft = start(out, INTERPRETATION, means.settings(), means.seed, inputs, resume, remedy="pass --again instead")
     if draft.done:
         return open_artifact(out, INTERPRETATION)
     with drafting(draft):
-        workshop = Workshop(contents.path, draft.path, means, progress)
         left = [task for task in asked if not (draft.path / f"{file_stem(task.name)}.json").is_file()]
+        if left and tell_cost:
+            tell_cost(preview(workshop, left))
         if left:
             workshop.put_corpora()
-        if left and foretell and means.explainer == "llm":
-            foretell(preview(workshop, left))
         _carry_out(workshop, left, jobs, progress)
         records = [read_record(draft.path, task.name) for task in asked]
-        write_json(draft.path / SUMMARY, summarise(records, absent=contents.absent, seed=means.seed))
+        summary = summarise(records, absent=contents.absent, seed=means.seed)
+        unlabelled = workshop.material(contents.store).unlabelled if summary["truth"] is None else ""
+        write_json(draft.path / SUMMARY, {**summary, "unlabelled": unlabelled})
         return draft.finish()
 
 
@@ -110,7 +117,7 @@ def preview(workshop: Workshop, left: Sequence[Task]) -> Cost:
     total = Cost(0, 0, 0, 0, 0.0 if workshop.means.input_price is not None else None)
     effort = workshop.means.effort
     for task in left:
-        subject = None if task.kind == "second corpus" else workshop.subject(task)
+        subject = workshop.subject(task)
         if subject is None:
             continue
         store = workshop.opened(task)[1]
@@ -118,7 +125,8 @@ def preview(workshop: Workshop, left: Sequence[Task]) -> Cost:
         explainer, simulator = workshop.hired(store)
         assert isinstance(explainer, LLMExplainer)
         assert isinstance(simulator, LLMSimulator)
-        total += explainer.cost(evidence(subject, material, silent=effort.silent, seed=workshop.means.seed))
+        if task.kind != "second corpus":  # which takes the explanations that there are by then
+            total += explainer.cost(evidence(subject, material, silent=effort.silent, seed=workshop.means.seed))
         numbers = [subject.scoring.sample(place, silent=effort.silent).numbers for place in range(len(subject.latents))]
         once = simulator.cost([None] * len(numbers), material.scoring, numbers)
         total += once + once
@@ -130,7 +138,8 @@ def _carry_out(workshop: Workshop, left: Sequence[Task], jobs: int | None, progr
     tell = progress or (lambda stage, done, total: None)
     alone = workshop.means.explainer != "rules" or (jobs or cores()) < 2 or len(left) < 2
     done = 0
-    for group in ([t for t in left if t.kind != "second corpus"], [t for t in left if t.kind == "second corpus"]):
+    groups = [t for t in left if t.kind != "second corpus"], [t for t in left if t.kind == "second corpus"]
+    for group in filter(None, groups):
         work = _one_by_one(workshop, group) if alone else _together(workshop, group, jobs or cores())
         for _ in work:
             done += 1

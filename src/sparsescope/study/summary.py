@@ -74,11 +74,15 @@ def _controls(records: Sequence[Record], seed: int) -> list[dict[str, Any]]:
 
 
 def _excess(own: Sequence[Record], models: Sequence[Record], score: str, seed: int) -> dict[str, Any]:
-    """Of each dictionary over the best of its controls, p values corrected over all dictionaries."""
-    shared = {record.name: record.own[score] for record in models}
-    shared |= {record.name: record.own[score] for record in own if record.method == "random"}
+    """Of each dictionary over the best of its controls, p values corrected over all dictionaries.
+
+    Sites differ in how far tokens alone explain them, so controls are those of the same site where there are any.
+    """
+    held = [*models, *(record for record in own if record.method == "random")]
     found: dict[str, Comparison] = {}
     for record in own:
+        near = [each for each in held if each.site == record.site and each is not record]
+        shared = {each.name: each.own[score] for each in near or held}
         dealt = {f"{record.name} (shuffled explanations)": record.shuffled[score]} if score in KEPT[SHUFFLED] else {}
         found |= compare({record.name: record.own[score]}, {**shared, **dealt}, seed=seed)
     corrected = benjamini_hochberg(np.array([each.p for each in found.values()]))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -10,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from ..activations import ActivationStore
 from ..dictionaries import Dictionary
 from ..errors import SparsescopeError
+from ..features.choosing import count_active, draw_latents
 from ..features.database import FeatureDatabase
 from ..interpret.base import Explainer, Explanation, Simulator, Skipped
 from ..interpret.judging import OWN, SCORES, Judged, judge
 from ..interpret.material import Material, prepare
-from ..interpret.records import STATISTICS, Record, read_record, record_of, write_record
+from ..interpret.records import STATISTICS, Record, file_stem, read_record, record_of, write_record
 from ..interpret.scores.intervals import Score
 from ..interpret.subject import Subject, examine
 from ..interpret.truth import LatentTruth, truth
@@ -68,7 +71,7 @@ class Workshop:
 
     @cached_property
     def text(self) -> Text | None:
-        """What was harvested, where it has truth labels."""
+        """What was harvested, where it is a text that may have truth labels."""
         recipe = self.contents.run.config
         names = list(recipe["text"])
         if len(names) != 1 or not names[0].startswith("builtin:"):
@@ -121,7 +124,10 @@ class Workshop:
         write_record(self.folder, record_of(judged, kind=task.kind, truth=found))
 
     def subject(self, task: Task) -> Subject | None:
-        """The latents that will be explained, gathered; None where none is alive."""
+        """The latents that will be explained, gathered; None where none is alive.
+
+        On a second corpus, those of which there are explanations, or will be.
+        """
         dictionary, store = self.opened(task)
         site = str(dictionary.provenance.site)
         output = str(dictionary.provenance.output_site or site)
@@ -131,6 +137,7 @@ class Workshop:
             dictionary,
             self.material(store),
             site=site,
+            latents=self._explained(task) if task.kind == "second corpus" else None,
             effort=self.means.effort,
             unembedding=self._unembedding(task) if written else None,
             seed=self.means.seed,
@@ -151,26 +158,28 @@ class Workshop:
 
     def _elsewhere(self, task: Task) -> Record:
         """The explanations made on the run's own text, scored on another one."""
-        known = read_record(self.folder, task.source)
-        store = self.opened(task)[1]
-        material = self.material(store)
-        latents = known.latents
-        own = self.contents.dictionaries[task.source]
-        if not latents:
-            return _nothing(task, own)
-        subject = examine(
-            task.name, own, material, latents=np.array(latents), effort=self.means.effort, seed=self.means.seed
-        )
-        assert subject is not None
+        dictionary, store = self.opened(task)
+        subject = self.subject(task)
+        if subject is None:
+            return _nothing(task, dictionary)
         judged = judge(
             subject,
-            material,
+            self.material(store),
             *self.hired(store),
             effort=self.means.effort,
-            explanations=known.explanations,
+            explanations=read_record(self.folder, task.source).explanations,
             seed=self.means.seed,
         )
         return record_of(judged, kind=task.kind)
+
+    def _explained(self, task: Task) -> Int64[np.ndarray, " latent"]:
+        """The latents of a dictionary that are explained on the run's own text, from its record or as it will be."""
+        if (self.folder / f"{file_stem(task.source)}.json").is_file():
+            return np.array(read_record(self.folder, task.source).latents, np.int64)
+        dictionary, store = self.contents.dictionaries[task.source], self.contents.store
+        fragments, site = self.material(store).explaining, str(dictionary.provenance.site)
+        counts, _ = count_active(dictionary, store, fragments, site=site)
+        return draw_latents(counts, self.means.effort.latents, self.means.seed)
 
     def _truth(self, subject: Subject, material: Material) -> list[LatentTruth | Skipped] | None:
         if material.labels is None:
@@ -195,10 +204,14 @@ class Workshop:
             if isinstance(found, Skipped)
         }
         explainer = self.means.name
+        facts = {"kind": kind, "run": self.contents.run.fingerprint}
         with FeatureDatabase.create(self.run / DATABASE) as database, database.transaction():
-            number = database.put_dictionary(subject.name, subject.dictionary.method, subject.site, {"kind": kind})
+            # What other explainers said of the same dictionary stays, and so do the contexts it was said of.
+            number = database.put_dictionary(subject.name, subject.dictionary.method, subject.site, facts, keep=True)
+            database.forget(number, explainer)
             for gathered in (subject.explaining, subject.scoring):
-                database.put_latents(number, gathered, subject.statistics if gathered is subject.scoring else None)
+                statistics = subject.statistics if gathered is subject.scoring else None
+                database.put_latents(number, gathered, statistics, keep=True)
             database.put_explanations(number, explainer, explained, skipped)
             for score, values in getattr(judged, OWN).items():
                 found = {
@@ -239,6 +252,9 @@ def serve() -> None:
             answer: dict[str, Any] = {}
         except SparsescopeError as error:
             answer = {"error": str(error), "type": type(error).__name__}
+        except Exception as error:  # a fault of ours: the traceback is for --debug alone
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__} in a worker process: {error}", "type": None}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -4,7 +4,8 @@ draws = draw_documents(gathered.fragments.document)              once per split,
 sample = bills_sample(gathered, place)                            then ask the simulator about sample.numbers
 measure_bills(gathered.fragments, sample, predicted, draws)
 sample = gathered.sample(place, predicted=expected_active)        likewise
-measure_sample(gathered, place, sample, predicted, draws, expected_active)
+design = design_of(gathered, place, sample, draws, expected_active)
+measure_sample(gathered.fragments, sample, predicted, design, draws)
 """
 
 from dataclasses import dataclass
@@ -99,19 +100,20 @@ def design_of(
 
 
 def measure_sample(
-    gathered: Gathered,
-    place: int,
+    fragments: Fragments,
     sample: Sample,
     predicted: Float[np.ndarray, "fragment position"],
+    design: Design,
     draws: DocumentDraws,
-    expected_active: Bool[np.ndarray, " fragment"] | None = None,
     *,
     seed: int = 0,
     missing: Reason = "unparseable answer",
 ) -> SampleScores:
-    """Corpus ρ, detection and fuzzing of the latent at `place`, from predictions on the fragments of `sample`."""
-    design = design_of(gathered, place, sample, draws, expected_active)
-    known = gathered.fragments.known[sample.numbers]
+    """Corpus ρ, detection and fuzzing of one latent, from predictions on the fragments of its `sample`.
+
+    `design` is that of the sample (`design_of`), and may serve several predictions.
+    """
+    known = fragments.known[sample.numbers]
     return SampleScores(
         corpus_rho(sample.codes, predicted, known, design, draws, missing=missing),
         detection(sample.codes, predicted, known, design, draws, missing=missing),

@@ -8,7 +8,8 @@ the known size of a stratum as if it had been estimated from them, and give inte
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
@@ -64,8 +65,9 @@ class Design:
     document: Int[np.ndarray, " sampled"]
     stratum: Int[np.ndarray, " sampled"]
     population: Float64[np.ndarray, "document stratum"]
+    _kept: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list, repr=False)
 
-    @property
+    @cached_property
     def weights(self) -> Float64[np.ndarray, " sampled"]:
         """N_h / n_h of each fragment's stratum: how many fragments of the corpus it stands for."""
         taken = np.bincount(self.stratum, minlength=self.population.shape[1])
@@ -78,15 +80,24 @@ class Design:
 
     def keep(self, chosen: np.ndarray) -> "Design":
         """The same corpus, seen through some of the sampled fragments only."""
+        if chosen.all():
+            return self  # with all that was computed already
         return Design(self.document[chosen], self.stratum[chosen], self.population)
 
     def resampled(self, counts: Float[np.ndarray, "resample document"]) -> Float64[np.ndarray, "resample sampled"]:
-        """The weight of each sampled fragment in each bootstrap sample of the documents."""
+        """The weight of each sampled fragment in each bootstrap sample of the documents.
+
+        It is kept for the next who asks for the same samples, so it must not be written to.
+        """
+        for known, weights in self._kept:
+            if known is counts:
+                return weights
         drawn = np.take(counts, self.document, 1).astype(np.float64)
         sizes = (counts @ self.population.astype(counts.dtype)).astype(np.float64)
         member = self.stratum[:, None] == np.arange(self.population.shape[1])
         taken = drawn @ member.astype(np.float64)
         drawn *= np.take(sizes / np.where(taken > 0, taken, 1), self.stratum, 1)
+        self._kept[:] = [(counts, drawn)]
         return drawn
 
 
