@@ -14,6 +14,7 @@ from sparsescope.dictionaries.base import Dictionary
 from sparsescope.errors import ConfigurationError, NumericalError
 from sparsescope.features.fragments import cut
 from sparsescope.features.gathering import Drawn, Gathered, count_active, draw_latents, gather
+from sparsescope.features.memory import CodeMemory
 from sparsescope.features.reservoirs import priorities
 from sparsescope.features.sampling import stratify
 from sparsescope.metrics import moments
@@ -296,3 +297,21 @@ def test_nothing_is_kept_where_nothing_is_asked_for() -> None:
     got = gather(topk(), Memory(), split="test", top=0, active=0, random=0)
     assert isinstance(got.top, Drawn)
     assert [drawn.numbers.shape[1] for drawn in (got.top, got.active, got.random)] == [0, 0, 0]
+
+
+def test_codes_that_are_remembered_are_those_that_would_be_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, dictionary = Memory(), topk()
+    fragments = cut(store, "test")
+    memory = CodeMemory()
+    first = gather(dictionary, store, split="test", fragments=fragments, memory=memory)
+
+    def never(*args: Any) -> None:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(type(dictionary), "encode_sparse", never)
+    again = gather(dictionary, store, split="test", fragments=fragments, memory=memory)
+    np.testing.assert_array_equal(first.top.codes, again.top.codes)
+    np.testing.assert_array_equal(first.firing, again.firing)
+    np.testing.assert_array_equal(first.density, again.density)
+    with pytest.raises(AssertionError, match="encoded again"):
+        gather(dictionary, store, split="test", fragments=fragments, memory=CodeMemory(most_bytes=8))

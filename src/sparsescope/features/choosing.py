@@ -11,6 +11,7 @@ from ..errors import ConfigurationError
 from ..metrics.reconstruction import ALIVE_ABOVE
 from .coding import Progress, coded, rows_of, site_of
 from .fragments import Fragments
+from .memory import CodeMemory
 
 STRATA = 10
 
@@ -21,13 +22,14 @@ def count_active(
     fragments: Fragments,
     *,
     site: str | None = None,
+    memory: CodeMemory | None = None,
     progress: Progress | None = None,
 ) -> tuple[Int64[np.ndarray, " latent"], int]:
     """On how many rows each latent of the dictionary is active, and the number of rows: what `draw_latents` needs."""
     rows = rows_of(fragments, store)
     counts = np.zeros(dictionary.n_latents, np.int64)
     everyone = np.arange(dictionary.n_latents)
-    for chunk in coded(dictionary, store, site_of(dictionary, site), rows, everyone, progress=progress):
+    for chunk in coded(dictionary, store, site_of(dictionary, site), rows, everyone, memory=memory, progress=progress):
         counts += np.bincount(chunk.place, minlength=len(counts))
     return counts, len(rows)
 

@@ -13,6 +13,7 @@ from ..activations.base import Activations
 from ..dictionaries.base import Dictionary
 from ..errors import ConfigurationError, NumericalError
 from .fragments import Fragments
+from .memory import CodeMemory
 
 Progress = Callable[[str, int, int], None]
 
@@ -120,10 +121,12 @@ def coded(
     latents: Int64[np.ndarray, " latent"],
     *,
     block: int = 8192,
+    memory: CodeMemory | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Chunk]:
     """The positive codes of `latents` on all `rows`; `block` is how many the store reads at a time.
 
+    `memory` (of this dictionary, site and store alone) spares passes after the first the work of encoding.
     Raises `NumericalError` for codes that are not finite.
     """
     lookup = torch.full((dictionary.n_latents,), -1)
@@ -132,7 +135,13 @@ def coded(
     slices = list(rows.chunks(size))
     pieces = _cut(_inside(store, site, rows, block), [part.stop - part.start for part, _, _ in slices])
     for (part, first, count), x in zip(slices, pieces, strict=True):
-        row, place, code = _positive(dictionary, x, lookup)
+        key = rows.fragments.split, part.start, part.stop
+        codes = None if memory is None else memory.find(key)
+        if codes is None:
+            codes = _encoded(dictionary, x)
+            if memory is not None:
+                memory.keep(key, *codes)
+        row, place, code = _positive(*codes, lookup)
         number = rows.fragment[part][row] - first
         yield Chunk(
             rows=len(x),
@@ -149,15 +158,21 @@ def coded(
 
 
 @torch.no_grad()
-def _positive(
-    dictionary: Dictionary, x: Float[Tensor, "row d"], lookup: Int64[Tensor, " latent"]
-) -> tuple[Int64[np.ndarray, " entry"], Int64[np.ndarray, " entry"], Float32[np.ndarray, " entry"]]:
-    """Row, place and value of the positive codes of the latents looked for."""
+def _encoded(
+    dictionary: Dictionary, x: Float[Tensor, "row d"]
+) -> tuple[Int64[Tensor, "row slot"], Float[Tensor, "row slot"]]:
+    """The sparse codes of some rows, checked."""
     indices, values = dictionary.encode_sparse(x.to(dictionary.device, dictionary.dtype))
     if not torch.isfinite(values).all():
         name = dictionary.provenance.name or f"a {dictionary.method} dictionary"
         raise NumericalError(f"{name} gave codes that are not finite: train or fit it again.")
-    indices, values = indices.cpu(), values.float().cpu()
+    return indices.cpu(), values.float().cpu()
+
+
+def _positive(
+    indices: Int64[Tensor, "row slot"], values: Float[Tensor, "row slot"], lookup: Int64[Tensor, " latent"]
+) -> tuple[Int64[np.ndarray, " entry"], Int64[np.ndarray, " entry"], Float32[np.ndarray, " entry"]]:
+    """Row, place and value of the positive codes of the latents looked for."""
     place = lookup[indices]
     row, slot = ((values > 0) & (place >= 0)).nonzero(as_tuple=True)
     return row.numpy(), place[row, slot].numpy(), values[row, slot].numpy()

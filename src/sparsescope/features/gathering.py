@@ -18,6 +18,7 @@ from ..metrics.statistics import Moments, moments_from_sums
 from .choosing import count_active, draw_latents
 from .coding import Chunk, Progress, Rows, coded, rows_of, site_of
 from .fragments import Fragments, cut
+from .memory import CodeMemory
 from .reservoirs import Chosen, Codes, Reservoir, priorities
 from .sampling import Drawn, Sample, stratify
 from .token_sums import RunningTokenSums, TokenSums
@@ -104,6 +105,7 @@ def gather(
     max_tokens: int | None = None,
     seed: int = 0,
     block: int = 8192,
+    memory: CodeMemory | None = None,
     progress: Progress | None = None,
 ) -> Gathered:
     """Contexts and statistics of `latents` (all, unless given) in one pass over the activations of a split.
@@ -112,7 +114,7 @@ def gather(
     the dictionary's own unless given. Up to `top`, `active` and `random` fragments are kept for each
     latent; memory grows with latents and fragments (one bit for each pair), not with rows. The same
     arguments give the same bits, whatever `block`, the number of rows read at a time; what is drawn for a
-    latent does not depend on which others are gathered.
+    latent does not depend on which others are gathered. `memory` spares later passes the encoding.
 
     Raises `ConfigurationError` for latents that do not exist, a site that is unknown, or fragments of
     another split or store; `NumericalError` for codes that are not finite.
@@ -126,7 +128,7 @@ def gather(
     rows = rows_of(pieces, store)
     at = site_of(dictionary, site)
     running = _Running(numbers, rows, top, active, random, seed)
-    for chunk in coded(dictionary, store, at, rows, numbers, block=block, progress=progress):
+    for chunk in coded(dictionary, store, at, rows, numbers, block=block, memory=memory, progress=progress):
         running.add(chunk)
     return running.finish(dictionary, at)
 

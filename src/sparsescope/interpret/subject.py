@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64
 
 from ..dictionaries.base import Dictionary
 from ..features.gathering import Gathered, count_active, draw_latents, gather
+from ..features.memory import CodeMemory
 from ..features.statistics import Statistics, statistics
 from .base import Evidence
 from .material import Material
@@ -41,7 +42,7 @@ class Subject:
     """Latents of one dictionary, gathered on both splits of its material, in the same order.
 
     `neighbour_active[i]` says on which scoring fragments the latent of the dictionary whose direction is
-    closest to that of latent i is active.
+    closest to that of latent i is active; `memory` holds codes that were computed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Subject:
     scoring: Gathered
     statistics: Statistics
     neighbour_active: Bool[np.ndarray, "latent fragment"]
+    memory: CodeMemory
 
     @property
     def latents(self) -> Int64[np.ndarray, " latent"]:
@@ -74,9 +76,11 @@ def examine(
 
     None when none is alive.
     """
-    at = site or str(dictionary.provenance.site)
+    at, memory = site or str(dictionary.provenance.site), CodeMemory()
     if latents is None:
-        counts, _ = count_active(dictionary, material.store, material.explaining, site=at, progress=progress)
+        counts, _ = count_active(
+            dictionary, material.store, material.explaining, site=at, memory=memory, progress=progress
+        )
         latents = draw_latents(counts, effort.latents, seed)
     if not len(latents):
         return None
@@ -94,6 +98,7 @@ def examine(
             active=active,
             random=random,
             seed=seed,
+            memory=memory,
             progress=progress,
         )
 
@@ -101,7 +106,8 @@ def examine(
     scoring = gathered("scoring", latents, effort.top, effort.active, effort.random)
     facts = statistics(scoring, dictionary, unembedding)
     nearest = facts.alike.numbers[:, 0]
-    return Subject(name, dictionary, at, explaining, scoring, facts, _firing(nearest, gathered, len(material.scoring)))
+    beside = _firing(nearest, gathered, len(material.scoring))
+    return Subject(name, dictionary, at, explaining, scoring, facts, beside, memory)
 
 
 def _firing(

@@ -17,6 +17,7 @@ from ..activations.base import Activations
 from ..dictionaries.base import Dictionary
 from ..errors import ConfigurationError
 from ..features.coding import coded, rows_of
+from ..features.memory import CodeMemory
 from ..metrics.statistics import Estimate
 from .base import Skipped
 from .comparison import correlation_over_latents
@@ -57,6 +58,7 @@ def truth(
     *,
     site: str | None = None,
     permutations: int = PERMUTATIONS,
+    memory: CodeMemory | None = None,
     seed: int = 0,
 ) -> list[LatentTruth | Skipped]:
     """What each latent stands for: chosen on the `explaining` tokens, measured on the `scoring` ones.
@@ -72,8 +74,8 @@ def truth(
         )
     names = candidates(explaining, scoring)
     measured = best_labels(
-        codes_of(dictionary, store, at, numbers, explaining),
-        codes_of(dictionary, store, at, numbers, scoring),
+        codes_of(dictionary, store, at, numbers, explaining, memory),
+        codes_of(dictionary, store, at, numbers, scoring, memory),
         explaining.table(names),
         scoring.table(names),
         scoring.document,
@@ -89,13 +91,18 @@ def truth(
 
 
 def codes_of(
-    dictionary: Dictionary, store: Activations, site: str, latents: Int64[np.ndarray, " latent"], tokens: LabelledTokens
+    dictionary: Dictionary,
+    store: Activations,
+    site: str,
+    latents: Int64[np.ndarray, " latent"],
+    tokens: LabelledTokens,
+    memory: CodeMemory | None = None,
 ) -> Any:
     """scipy CSC, row × latent: the positive codes of `latents` on the labelled tokens."""
     from scipy.sparse import csc_matrix
 
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for chunk in coded(dictionary, store, site, rows_of(tokens.fragments, store), latents):
+    for chunk in coded(dictionary, store, site, rows_of(tokens.fragments, store), latents, memory=memory):
         inside = chunk.fragment < chunk.fragments
         row = tokens.row[chunk.first + chunk.fragment[inside], chunk.offset[inside]]
         parts.append((row[row >= 0], chunk.place[inside][row >= 0], chunk.code[inside][row >= 0]))

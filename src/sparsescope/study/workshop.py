@@ -185,9 +185,14 @@ class Workshop:
         if material.labels is None:
             return None
         return truth(
-            subject.dictionary, material.store, subject.latents, *material.labels, site=subject.site,
+            subject.dictionary,
+            material.store,
+            subject.latents,
+            *material.labels,
+            site=subject.site,
+            memory=subject.memory,
             seed=self.means.seed,
-        )  # fmt: skip
+        )
 
     def _store(self, judged: Judged, kind: str) -> None:
         """Contexts, statistics, explanations and scores into the database: all at once or not at all."""
