@@ -63,7 +63,7 @@ def run_the_explaining(options: ExplainOptions, console: "Console", command: str
     from ..interpret.llm import Cost
     from ..study.directory import open_run
     from ..study.explaining import explain_run
-    from ..study.means import Means
+    from ..study.means import Means, name_of
     from ..study.presentation import SUMMARY, make_report
 
     keys = ("explainer", "base_url", "model", "key_variable", "input_price", "output_price", "latents", "max_tokens")
@@ -72,10 +72,10 @@ def run_the_explaining(options: ExplainOptions, console: "Console", command: str
             f"--preview says what a server would be asked, and the explainer {options.explainer!r} asks none: "
             "leave it out, or give --explainer llm."
         )
-    means = Means(**{key: getattr(options, key) for key in keys}, dictionaries=options.dictionary, seed=options.seed)
     if options.agreement:
-        _show_agreement(options.run, means.name, console)
+        _show_agreement(options.run, name_of(options.explainer, options.model), console)
         return
+    means = Means(**{key: getattr(options, key) for key in keys}, dictionaries=options.dictionary, seed=options.seed)
 
     def foretell(cost: Cost) -> None:
         console.say(f"expected: {cost}", style="dim")
@@ -97,7 +97,7 @@ def run_the_explaining(options: ExplainOptions, console: "Console", command: str
         return
     summary = read_json(found.path / SUMMARY)
     run = open_run(options.run, verify=False)
-    page = make_report(run.path, run.manifest["run"])
+    page = make_report(run.path, run.manifest["run"], explainer=means.name)
     if options.out:
         write_json(Path(options.out) / "interpretation.json", summary)
     console.result({"path": str(found.path), **summary}, *tables(summary), f"\nreport: {page}")

@@ -165,17 +165,21 @@ def benjamini_hochberg(p: Float[np.ndarray, " test"]) -> Float64[np.ndarray, " t
 
 
 def correlations(
-    scores: Sequence[Score | Skipped], statistic: Float[np.ndarray, " latent"], *, seed: int = 0
+    scores: Sequence[Score | Skipped],
+    statistic: Float[np.ndarray, " latent"],
+    *,
+    groups: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> dict[str, Estimate]:
     """Correlation over latents of a score with kurtosis, skew or density: "pearson", as in the paper, and "spearman".
 
-    The interval is by bootstrap over latents. Kurtosis has a few enormous values, on which Pearson's
-    correlation may rest alone: read Spearman's.
+    The interval is by bootstrap over latents, with `groups` (the dictionary of each) over those first. Kurtosis has
+    a few enormous values, on which Pearson's correlation may rest alone: read Spearman's.
     """
     found = values(scores)
     return {
-        "pearson": correlation_over_latents(found, statistic, ranked=False, seed=seed),
-        "spearman": correlation_over_latents(found, statistic, seed=seed),
+        "pearson": correlation_over_latents(found, statistic, ranked=False, groups=groups, seed=seed),
+        "spearman": correlation_over_latents(found, statistic, groups=groups, seed=seed),
     }
 
 

@@ -54,6 +54,7 @@ def interpretability(found: Mapping[str, Any]) -> str:
         _chart(found, entries),
         f"<h3>All dictionaries</h3>{_dictionaries(entries, found['excess'])}",
         f"<h3>Controls</h3>{_controls(found)}",
+        _shapes(found["correlations"]),
         _truth(found.get("truth"), found.get("unlabelled", "")),
         _terms(),
     ]
@@ -160,6 +161,13 @@ def _controls(found: Mapping[str, Any]) -> str:
         else ""
     )
     return _table(_head(["Control", *(title for _, title in SCORES), "Skipped"]), rows) + note + absent
+
+
+def _shapes(found: Mapping[str, Any]) -> str:
+    """Rank correlation of the headline score with the shape of activations."""
+    told = [f"{name} {number(each['spearman']['value'])} {interval(each['spearman'])}" for name, each in found.items()]
+    text = f"Rank correlation of corpus ρ, over the latents of all dictionaries, with {', '.join(told)}."
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _truth(found: Mapping[str, Any] | None, unlabelled: str) -> str:

@@ -57,9 +57,7 @@ class Means:
     @property
     def name(self) -> str:
         """The directory of the results below `interpretation/`."""
-        from ..interpret.records import file_stem
-
-        return self.explainer if self.model is None else file_stem(f"{self.explainer} {self.model}")
+        return name_of(self.explainer, self.model)
 
     @property
     def effort(self) -> Effort:
@@ -99,3 +97,14 @@ class Means:
             llm.LLMExplainer(client, material.tokenizer, seed=self.seed),
             llm.LLMSimulator(client, material.tokenizer, seed=self.seed),
         )
+
+
+def name_of(explainer: str, model: str | None) -> str:
+    """What the results of an explainer are called, on disk and in the database.
+
+    >>> name_of("rules", None), name_of("llm", "org/model-8b")
+    ('rules', 'llm org%2Fmodel-8b')
+    """
+    from ..interpret.records import file_stem
+
+    return explainer if model is None else file_stem(f"{explainer} {model}")

@@ -91,24 +91,29 @@ def typical(entries: Sequence[Mapping[str, Any]]) -> list[int]:
     return found
 
 
-def make_report(run: Path, facts: Mapping[str, Any], out: Path | None = None) -> Path:
+def make_report(run: Path, facts: Mapping[str, Any], out: Path | None = None, *, explainer: str = "rules") -> Path:
     """Write `report.html` and `report.json` of a run into `out` (default: the run itself); returns the page.
 
+    Of several explainers `explainer` is shown, or else the first there is.
     Everything comes from what the run holds: no model is loaded. Raises `ArtifactError` when that is damaged.
     """
     out = run if out is None else out
     stages = Stages(run)
     with stages.measured("report"):
         found = open_artifact(run / EVALUATION, "evaluation").path
-        numbers = {**read_json(found / NUMBERS), "features": read_json(found / CONTEXTS), **_interpretation(run)}
+        numbers = {
+            **read_json(found / NUMBERS),
+            "features": read_json(found / CONTEXTS),
+            **_interpretation(run, explainer),
+        }
         write_report(out, {"run": dict(facts), "stages": stages.report(), **numbers})
     # Once more, because how long the report itself takes is known only now.
     return write_report(out, {"run": dict(facts), "stages": stages.report(), **numbers})
 
 
-def _interpretation(run: Path) -> dict[str, Any]:
-    """The summary of the run's explanations: those by rules, or else the first there are."""
-    made = sorted(run.glob(f"{INTERPRETATION}/*/{MANIFEST}"), key=lambda file: (file.parent.name != "rules", file))
+def _interpretation(run: Path, explainer: str) -> dict[str, Any]:
+    """The summary of the run's explanations by an explainer, or else the first there are."""
+    made = sorted(run.glob(f"{INTERPRETATION}/*/{MANIFEST}"), key=lambda file: (file.parent.name != explainer, file))
     if not made:
         return {}
     found = open_artifact(made[0].parent, INTERPRETATION).path

@@ -99,12 +99,14 @@ def _excess(own: Sequence[Record], models: Sequence[Record], score: str, seed: i
 
 
 def _correlations(own: Sequence[Record], seed: int) -> dict[str, Mapping[str, Estimate]]:
-    """Of the headline score with the shape of activations, over the latents of all autoencoders and all baselines."""
+    """Of the headline score with the shape of activations, over the latents of all dictionaries."""
     scores = [score for record in own for score in record.own[HEADLINE]]
+    groups = [number for number, record in enumerate(own) for _ in record.latents]
     found: dict[str, Mapping[str, Estimate]] = {}
     for shape in SHAPES:
         column = [value for record in own for value in record.statistics[shape]]
-        found[shape] = correlations(scores, np.array([math.nan if v is None else v for v in column]), seed=seed)
+        known = np.array([math.nan if v is None else v for v in column])
+        found[shape] = correlations(scores, known, groups=groups, seed=seed)
     return found
 
 
