@@ -202,6 +202,26 @@ def test_what_was_found_is_in_the_database(explained: Path) -> None:
     assert top
 
 
+def test_seeds_of_one_method_are_taken_together(explained: Path) -> None:
+    """Two seeds of equal latents have the mean of both; resampling seeds first widens what differs between them."""
+    record = read_record(explained / "interpretation" / "rules", NAMES[0])
+    better = [
+        percentile(1.0, each.replicates * 0 + 1, 9) for each in record.own["corpus_rho"] if isinstance(each, Score)
+    ]
+    other = replace(record, own={**record.own, "corpus_rho": better})
+    first, second = (replace(each, name=f"topk-k_8-s{n}") for n, each in enumerate((record, other)))
+    (pooled,) = summarise([first, second])["seeds"]
+    one = [entry["corpus_rho"] for entry in summarise([first, second])["dictionaries"]]
+    rho = pooled["corpus_rho"]
+    assert (pooled["name"], pooled["seeds"]) == (f"topk-k_8 ({record.site})", 2)
+    assert rho["value"] == pytest.approx(
+        (one[0]["value"] * one[0]["n"] + one[1]["value"] * one[1]["n"]) / (one[0]["n"] + one[1]["n"])
+    )
+    assert rho["low"] < one[0]["high"]
+    assert rho["high"] == pytest.approx(1.0)
+    assert summarise([record])["seeds"] == []
+
+
 # The same result, however it is made
 
 

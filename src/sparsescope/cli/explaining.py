@@ -123,6 +123,9 @@ def tables(summary: Mapping[str, Any]) -> list["Table | str"]:
     shown: list[Table | str] = [table(heads, rows)]
     if controls:
         shown += ["", table(["control", *COLUMNS.values(), "skipped"], controls)]
+    if summary["seeds"]:
+        pooled = [[entry["name"], str(entry["seeds"]), *_row(entry)] for entry in summary["seeds"]]
+        shown += ["", table(["over training seeds", "seeds", *COLUMNS.values()], pooled)]
     if summary["absent"]:
         shown.append(f"\nnot in this run: {', '.join(summary['absent'])} (ask for them in [controls] of the recipe)")
     if summary.get("unlabelled"):

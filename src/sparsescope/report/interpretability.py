@@ -53,6 +53,7 @@ def interpretability(found: Mapping[str, Any]) -> str:
         f'<p class="note">{escape(_how(found))}</p>',
         _chart(found, entries),
         f"<h3>All dictionaries</h3>{_dictionaries(entries, found['excess'])}",
+        _seeds(found["seeds"]),
         f"<h3>Controls</h3>{_controls(found)}",
         _shapes(found["correlations"]),
         _truth(found.get("truth"), found.get("unlabelled", "")),
@@ -161,6 +162,20 @@ def _controls(found: Mapping[str, Any]) -> str:
         else ""
     )
     return _table(_head(["Control", *(title for _, title in SCORES), "Skipped"]), rows) + note + absent
+
+
+def _seeds(found: Sequence[Mapping[str, Any]]) -> str:
+    """Dictionaries that differ in their training seed alone, taken together."""
+    if not found:
+        return ""
+    rows = [
+        f'<tr><th scope="row">{escape(e["name"])}<small>{e["seeds"]} seeds</small></th>'
+        + "".join(_cell(e[key]) for key, _ in SCORES)
+        + "</tr>"
+        for e in found
+    ]
+    table = _table(_head(["Dictionary", *(title for _, title in SCORES)]), rows)
+    return f"<h3>Over training seeds</h3>{table}"
 
 
 def _shapes(found: Mapping[str, Any]) -> str:

@@ -25,6 +25,8 @@ GROUND = ("corpus_rho", "bills_rho", "detection", "fuzzing", "neighbours", "intr
 def summarise(records: Sequence[Record], *, absent: Sequence[str] = (), seed: int = 0) -> dict[str, Any]:
     """JSON: `dictionaries`, `controls`, `excess` (by score and dictionary) over the best control, and the rest.
 
+    `seeds` has one entry for each set of dictionaries that differ in their training seed alone.
+
     The controls of a dictionary are its own shuffled explanations, and those that the run contains:
     autoencoders of a model with random weights, autoencoders with a frozen random decoder, random directions.
     """
@@ -35,6 +37,7 @@ def summarise(records: Sequence[Record], *, absent: Sequence[str] = (), seed: in
         "dictionaries": [_entry(record, seed) for record in own],
         "controls": _controls(records, seed),
         "excess": {score: _excess(own, models, score, seed) for score in (HEADLINE, "context_gain")},
+        "seeds": _seeds(own, seed),
         "correlations": {name: _to_json(each) for name, each in _correlations(own, seed).items()},
         "absent": list(absent),
     }
@@ -96,6 +99,28 @@ def _excess(own: Sequence[Record], models: Sequence[Record], score: str, seed: i
         }
         for (name, each), q in zip(found.items(), corrected, strict=True)
     }
+
+
+def _seeds(own: Sequence[Record], seed: int) -> list[dict[str, Any]]:
+    """Means over dictionaries that differ in their training seed alone: seeds are resampled, then their latents."""
+    groups: dict[str, list[Record]] = {}
+    for record in own:
+        name, marked, number = record.name.rpartition("-s")
+        if marked and number.isdigit():
+            groups.setdefault(f"{name} ({record.site})", []).append(record)
+    found = []
+    for name, records in groups.items():
+        if len(records) < 2:
+            continue
+        of = [number for number, record in enumerate(records) for _ in record.latents]
+        means = {
+            key: mean_over_latents([score for record in records for score in record.own[key]], seeds=of, seed=seed)
+            for key in KEPT[OWN]
+        }
+        found.append(
+            {"name": name, "seeds": len(records), **{key: mean.estimate.to_dict() for key, mean in means.items()}}
+        )
+    return found
 
 
 def _correlations(own: Sequence[Record], seed: int) -> dict[str, Mapping[str, Estimate]]:
