@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,23 @@ def test_packing_loses_nothing_but_the_last_bits_of_codes() -> None:
     assert back[0, 0] == 5.0
     nothing = unpack_codes(pack_codes(np.zeros(0, int), np.zeros((0, 64)), 0.0), 0.0, 64)
     assert [part.shape for part in nothing] == [(0,), (0, 64)]
+
+
+def test_quantiles_are_the_active_contexts_in_equal_parts_by_strength(
+    database: FeatureDatabase, gathered: Gathered
+) -> None:
+    number = put(database, gathered)
+    place = int(np.argmax((gathered.active.numbers >= 0).sum(1)))
+    latent = int(gathered.latents[place])
+    parts = database.quantiles(number, latent, 3)
+    numbers, codes = gathered.active.of(place)
+    assert sorted(each.fragment for part in parts for each in part) == sorted(numbers.tolist())
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    exact = dict(zip(numbers.tolist(), codes.max(1).tolist(), strict=True))
+    step = 0.01 * gathered.maximum[place]  # codes are kept to that
+    for stronger, weaker in pairwise(parts):
+        assert min(exact[each.fragment] for each in stronger) >= max(exact[each.fragment] for each in weaker) - step
+    assert database.quantiles(number, 999) == [[], [], [], [], []]
 
 
 def test_everything_put_comes_back(database: FeatureDatabase, gathered: Gathered, facts: Statistics) -> None:

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,16 @@ class FeatureReader:
             document, ids, pieces = self._fragment(corpus, number)
             found.append(StoredContext(number, document, ids, pieces, values[: len(ids)]))
         return found
+
+    def quantiles(self, dictionary: int, latent: int, parts: int = 5, split: str = "test") -> list[list[StoredContext]]:
+        """Contexts by activation quantile, strongest first: the active fragments below the top ones in equal parts.
+
+        The active fragments were drawn uniformly, so each part is a draw from that quantile of them all.
+        """
+        drawn = self.contexts(dictionary, latent, "active", split)
+        ranked = sorted(drawn, key=lambda context: (-float(context.codes.max()), context.fragment))
+        edges = [round(part * len(ranked) / parts) for part in range(parts + 1)]
+        return [ranked[begin:end] for begin, end in pairwise(edges)]
 
     def _fragment(self, corpus: int, number: int) -> tuple[int, list[int], list[str]]:
         """Document, token ids and pieces of a fragment."""
