@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from training_data import realistic
 from sparsescope.artifact import open_artifact
 from sparsescope.dictionaries import Dictionary, load_dictionary
 from sparsescope.errors import ArtifactError, ConfigurationError, SiteError
-from sparsescope.training import Method, TiedL1, TopK, UntiedL1, train
+from sparsescope.training import BatchTopK, Method, TiedL1, TopK, UntiedL1, train
+from sparsescope.training.kernels.reference import Reference
 from sparsescope.training.source import TensorRows
 from sparsescope.worlds import PlantedWorld
 
@@ -195,3 +197,21 @@ def test_a_site_must_be_given_and_known() -> None:
         train(world, None, [TopK(k=1, ratio=2)], tokens=10)
     with pytest.raises(SiteError, match=r"no site 'resid_post\.2'"):
         train(world, "resid_post.2", [TopK(k=1, ratio=2)], tokens=10)
+
+
+def test_batchtopk_looks_for_its_threshold_where_the_last_batch_had_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running mean lags behind a threshold that falls for hundreds of steps, and every step selects twice."""
+    expected, found = [], []
+    select = Reference.largest_of_batch
+
+    def noting(self: Reference, *arguments: Any) -> Any:
+        codes, smallest = select(self, *arguments)
+        expected.append(arguments[4])
+        found.append(smallest)
+        return codes, smallest
+
+    monkeypatch.setattr(Reference, "largest_of_batch", noting)
+    train(realistic(2000), None, [BatchTopK(k=4, ratio=2)], tokens=10_000, batch=500, kernels="reference")
+    assert expected[0] is None
+    assert expected[1:] == found[:-1]
+    assert len(set(found)) > 10

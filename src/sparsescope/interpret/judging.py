@@ -81,12 +81,13 @@ def judge(
     found: dict[str, list[dict[str, Score | Skipped]]] = {name: [] for name in predicted}
     for place, sample in enumerate(samples):
         alone = intruder(subject.scoring, place, material.features, material.draws, seed=seed)
-        for name, answers in predicted.items():
-            measure = _rhos if name == LOOKUP else _scores
-            found[name].append({"intruder": alone, **measure(subject, material, place, sample, answers[place], seed)})
-        gain = context_gain(found[OWN][-1]["corpus_rho"], found[LOOKUP][-1]["corpus_rho"])
-        for name in predicted:
-            found[name][-1]["context_gain"] = gain if name == OWN else Skipped("no explanation")
+        own, dealt_out = (
+            _scores(subject, material, place, sample, predicted[name][place], seed) for name in (OWN, SHUFFLED)
+        )
+        rhos = _rhos(material, sample, predicted[LOOKUP][place])
+        own |= {"intruder": alone, "context_gain": context_gain(own["corpus_rho"], rhos["corpus_rho"])}
+        for name, scores in ((OWN, own), (LOOKUP, rhos), (SHUFFLED, dealt_out)):
+            found[name].append(scores)
     columns = {name: {key: [row[key] for row in rows] for key in rows[0]} for name, rows in found.items()}
     return Judged(subject, explanations, columns[OWN], columns[LOOKUP], columns[SHUFFLED])
 
@@ -113,13 +114,10 @@ def context_gain(own: Score | Skipped, lookup: Score | Skipped) -> Score | Skipp
     """
     if isinstance(own, Skipped):
         return own
-    if isinstance(lookup, Skipped):
-        lookup = (
-            Score(own.estimate, np.zeros_like(own.replicates)) if lookup.reason == "constant prediction" else lookup
-        )
-        if isinstance(lookup, Skipped):
-            return lookup
+    if lookup == Skipped("constant prediction"):
         return percentile(own.value, own.replicates, own.estimate.n)
+    if isinstance(lookup, Skipped):
+        return lookup
     return percentile(own.value - lookup.value, own.replicates - lookup.replicates, own.estimate.n)
 
 
@@ -198,9 +196,7 @@ def _simulated(
 _Prediction: TypeAlias = Float32[np.ndarray, "fragment position"] | Skipped
 
 
-def _rhos(
-    subject: Subject, material: Material, place: int, sample: _Samples, predicted: _Prediction, seed: int
-) -> dict[str, Score | Skipped]:
+def _rhos(material: Material, sample: _Samples, predicted: _Prediction) -> dict[str, Score | Skipped]:
     """The correlations of one latent and one prediction."""
     if isinstance(predicted, Skipped):
         return dict.fromkeys(("corpus_rho", *_BILLS), predicted)
@@ -215,7 +211,7 @@ def _scores(
 ) -> dict[str, Score | Skipped]:
     """All scores of one latent by one prediction, but those that need a second one or none."""
     if isinstance(predicted, Skipped):
-        return dict.fromkeys((score for score in SCORES if score != "intruder"), predicted)
+        return dict.fromkeys((score for score in SCORES if score not in ("intruder", "context_gain")), predicted)
     some = len(sample.corpus)
     found = measure_sample(material.scoring, sample.corpus, predicted[:some], sample.design, material.draws, seed=seed)
     return {

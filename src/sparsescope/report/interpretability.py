@@ -5,6 +5,7 @@ from typing import Any
 
 from .charts import colour
 from .figures import interval_chart
+from .tables import sortable
 from .words import METHODS, escape, interval, number
 
 SCORES = (
@@ -127,14 +128,14 @@ def _shown_controls(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _dictionaries(entries: Sequence[Mapping[str, Any]], excess: Mapping[str, Any]) -> str:
     titles = [title for _, title in SCORES]
-    head = _head(["Dictionary", titles[0], "Excess", titles[1], "Excess", *titles[2:], "Skipped"])
+    heads = ["Dictionary", titles[0], "Excess", titles[1], "Excess", *titles[2:], "Skipped"]
     rows = []
     for entry in entries:
         rho, gain = (excess[score].get(entry["name"]) for score in ("corpus_rho", "context_gain"))
         cells = [_name(entry), _cell(entry["corpus_rho"]), _excess(rho), _cell(entry["context_gain"]), _excess(gain)]
         cells += [_cell(entry.get(key), short=True) for key, _ in SCORES[2:]]
         rows.append(f"<tr>{''.join(cells)}{_skipped(entry)}</tr>")
-    return _table(head, rows)
+    return sortable(heads, rows)
 
 
 def _excess(found: Mapping[str, Any] | None) -> str:
@@ -161,7 +162,7 @@ def _controls(found: Mapping[str, Any]) -> str:
         if rows
         else ""
     )
-    return _table(_head(["Control", *(title for _, title in SCORES), "Skipped"]), rows) + note + absent
+    return sortable(["Control", *(title for _, title in SCORES), "Skipped"], rows) + note + absent
 
 
 def _seeds(found: Sequence[Mapping[str, Any]]) -> str:
@@ -174,7 +175,7 @@ def _seeds(found: Sequence[Mapping[str, Any]]) -> str:
         + "</tr>"
         for e in found
     ]
-    table = _table(_head(["Dictionary", *(title for _, title in SCORES)]), rows)
+    table = sortable(["Dictionary", *(title for _, title in SCORES)], rows)
     return f"<h3>Over training seeds</h3>{table}"
 
 
@@ -211,19 +212,6 @@ def _truth(found: Mapping[str, Any] | None, unlabelled: str) -> str:
 def _terms() -> str:
     items = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in _TERMS)
     return f'<details><summary>What the columns mean</summary><dl class="reading">{items}</dl></details>'
-
-
-def _head(titles: Sequence[str]) -> str:
-    return "".join(
-        f'<th scope="col" class="{"number" if place else "text"}" aria-sort="none">'
-        f'<button type="button">{escape(title)}</button></th>'
-        for place, title in enumerate(titles)
-    )
-
-
-def _table(head: str, rows: Sequence[str]) -> str:
-    table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
 
 
 def _name(entry: Mapping[str, Any]) -> str:

@@ -25,13 +25,17 @@ def dictionaries(entries: Sequence[Entry]) -> str:
     seeds = len({e["seed"] for e in entries if not is_baseline(e)}) > 1
     titles = ["Dictionary", *(["Site"] if sites else []), "L0", "FVU", "CE recovered"]
     titles += ["CE rec. from mean", "Perplexity", "Latents", "Alive", "Shrinkage"]
+    return sortable(titles, [_row(e, sites, seeds) for e in entries], words=2 if sites else 1)
+
+
+def sortable(titles: Sequence[str], rows: Sequence[str], words: int = 1) -> str:
+    """A table whose headings sort; all but the first `words` columns are numbers."""
     head = "".join(
-        f'<th scope="col" class="{"text" if title in ("Dictionary", "Site") else "number"}" aria-sort="none">'
-        f'<button type="button">{title}</button></th>'
-        for title in titles
+        f'<th scope="col" class="{"number" if place >= words else "text"}" aria-sort="none">'
+        f'<button type="button">{escape(title)}</button></th>'
+        for place, title in enumerate(titles)
     )
-    rows = "".join(_row(e, sites, seeds) for e in entries)
-    table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="scroll">{table}</div>'
 
 

@@ -48,8 +48,7 @@ def _entry(
     record: Record, seed: int, family: str = OWN, name: str | None = None, kind: str | None = None
 ) -> dict[str, Any]:
     scores: Scores = getattr(record, family)
-    kept = [key for key in KEPT[family] if family == OWN or key in scores]
-    means = {key: mean_over_latents(scores[key], seed=seed).estimate.to_dict() for key in kept}
+    means = {key: mean_over_latents(scores[key], seed=seed).estimate.to_dict() for key in KEPT[family]}
     if record.kind == "second corpus":
         del means["context_gain"]  # a lookup made on the same text as the explanation is not at hand there
     return {
