@@ -217,6 +217,8 @@ def test_resampled_weights_are_those_of_the_documents_drawn():
     # Two of document 0 and one of document 2: 10 fragments of stratum 1, three sampled ones.
     np.testing.assert_allclose(weights[1], [2, 20 / 3, 0, 10 / 3])
     np.testing.assert_allclose(weights[2], [0, 0, 6, 0])
+    # Other samples of the same design are not those that were kept.
+    np.testing.assert_allclose(design.resampled(np.array([[2.0, 0.0, 1.0]], np.float32)), weights[1:2])
 
 
 def test_the_same_seed_gives_the_same_bits():
