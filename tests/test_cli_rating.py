@@ -18,7 +18,7 @@ from test_explorer_rating import Visitor
 from sparsescope.artifact import read_json
 from sparsescope.cli.rating import agreement_tables
 from sparsescope.dictionaries import TopKSAE
-from sparsescope.explorer.run_material import opened
+from sparsescope.explorer.rating.material import opened
 from sparsescope.features.database import FeatureDatabase
 from sparsescope.features.gathering import gather
 from sparsescope.features.ratings import MEANING, Rating

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from sparsescope.errors import ConfigurationError
-from sparsescope.explorer.drawing import assigned, interleaved
-from sparsescope.explorer.items import ACTIVE, Context, Place, make_item
-from sparsescope.explorer.rating_page import GRADES
-from sparsescope.explorer.rating_session import RatingSession
-from sparsescope.explorer.serving import LARGEST_FORM, RatingServer
+from sparsescope.explorer.rating.drawing import assigned, interleaved
+from sparsescope.explorer.rating.items import ACTIVE, Context, Place, make_item
+from sparsescope.explorer.rating.page import GRADES
+from sparsescope.explorer.rating.session import RatingSession
+from sparsescope.explorer.rating.serving import LARGEST_FORM, RatingServer
 from sparsescope.features.ratings import Rating, Ratings
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e"
@@ -246,7 +246,7 @@ def test_strangers_are_refused(tmp_path: Path) -> None:
         assert post(good, Content_Type="text/plain") == 415
         assert ask("POST", "/answer", "x" * (LARGEST_FORM + 1), Host=own, Content_Type=form) == 413
         assert ask("POST", "/answer", "&".join("a=1" for _ in range(50)), Host=own, Content_Type=form) == 400
-        for path in ("/../rating.css", "/..%2frating_page.py", "/rating_page.py", "//etc/passwd", "/etc/passwd"):
+        for path in ("/../rating.css", "/..%2fpage.py", "/page.py", "//etc/passwd", "/etc/passwd"):
             assert ask("GET", path, Host=own) == 404
         assert ask("DELETE", "/", Host=own) == 501
         assert kept(file) == []

@@ -18,7 +18,8 @@ from sparsescope import report
 from sparsescope.dictionaries.files import CLASSES
 from sparsescope.errors import ConfigurationError, NumericalError, StorageError
 from sparsescope.metrics import evaluate
-from sparsescope.report import top_contexts, write_report
+from sparsescope.report.contexts import top_contexts
+from sparsescope.report.write import write_report
 from sparsescope.report.charts import colour, frontiers
 from sparsescope.report.comparison import contests, headline
 from sparsescope.report.contexts import peaks, pieces, spread

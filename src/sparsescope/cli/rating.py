@@ -41,7 +41,7 @@ class RateOptions(Common):
 def run_the_rating(options: RateOptions, console: "Console", command: str) -> None:
     """Serve the page until Ctrl-C, or take in ratings made elsewhere; then say who rated how much."""
     from ..artifact import write_json
-    from ..explorer.run_material import opened
+    from ..explorer.rating.material import opened
 
     with opened(options.run, options.explainer) as (material, ratings):
         for other in options.merge:
@@ -58,9 +58,9 @@ def run_the_rating(options: RateOptions, console: "Console", command: str) -> No
 
 
 def _serve(options: RateOptions, console: "Console") -> None:
-    from ..explorer.rating_session import RatingSession
-    from ..explorer.run_material import opened
-    from ..explorer.serving import RatingServer
+    from ..explorer.rating.session import RatingSession
+    from ..explorer.rating.material import opened
+    from ..explorer.rating.serving import RatingServer
 
     session = RatingSession(
         lambda: opened(options.run, options.explainer),

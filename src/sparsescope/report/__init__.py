@@ -3,7 +3,7 @@
 `report.html` is one file: styles, figures and the few lines of script are inside, and a content
 policy in its head forbids it to load anything. Corpus text is escaped wherever it is shown.
 
-`write_report(run_dir, data)` takes one dictionary and writes both files:
+`write.write_report(run_dir, data)` takes one dictionary and writes both files:
 
     {
       "run": {                          what was run; every key is optional and shown as it is given
@@ -20,7 +20,7 @@ policy in its head forbids it to load anything. Corpus text is escaped wherever 
       },
       "stages": {name: {"seconds": float, "peak_rss_bytes": int}},      in the order they ran
       "dictionaries": [entry, ...],     `Evaluation` objects or their `to_dict()`
-      "features": [                     optional; each from `top_contexts(...)`
+      "features": [                     optional; each from `contexts.top_contexts(...)`
         {"dictionary": str, "method": str, "site": str, "l0": float | None,
          "latents": [{"latent": int, "density": float, "maximum": float,
                       "contexts": [{"document": int, "peak": int, "tokens": [str], "values": [float]}]}]}
@@ -35,8 +35,3 @@ ce_clean, ce_spliced, ce_zero, ce_mean, ce_recovered, path; that of a transcoder
 `{"value", "low", "high", "n"}`, with null for an end that the data do not bound. All `ce_*` are null
 when no model was given. Other keys are kept.
 """
-
-from .contexts import top_contexts
-from .write import write_report
-
-__all__ = ["top_contexts", "write_report"]

@@ -21,7 +21,7 @@ from ..errors import ConfigurationError, suggest
 from ..features.coding import site_of
 from ..features.fragments import pieces
 from ..models import LanguageModel
-from ..report import top_contexts
+from ..report.contexts import top_contexts
 from ..sites import Site
 from .contents import Contents, load_run_model, read_run
 

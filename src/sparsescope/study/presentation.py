@@ -13,7 +13,8 @@ from ..activations import ActivationStore
 from ..artifact import MANIFEST, open_artifact, read_json
 from ..dictionaries import Dictionary
 from ..models import LanguageModel
-from ..report import top_contexts, write_report
+from ..report.contexts import top_contexts
+from ..report.write import write_report
 from .cost import Stages, total_memory
 from .directory import ACTIVATIONS, CAUSAL, CIRCUITS, EVALUATION, INTERPRETATION
 from .members import Trained

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from ..errors import ConfigurationError, suggest
-from ..features.ratings import INTRUDER, MEANING, Ratings
+from ...errors import ConfigurationError, suggest
+from ...features.ratings import INTRUDER, MEANING, Ratings
 from .drawing import assigned
 from .items import Item, Material, Place, Shown, can_be_rated, make_item
 

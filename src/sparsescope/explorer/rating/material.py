@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ConfigurationError, suggest
-from ..features.database import FeatureDatabase
-from ..features.ratings import Ratings
+from ...errors import ConfigurationError, suggest
+from ...features.database import FeatureDatabase
+from ...features.ratings import Ratings
 from .items import Context, Place
 
 FILE = "features.sqlite"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..interpret.base import LEVELS
+from ...interpret.base import LEVELS
 
 BEFORE, AFTER = 20, 10  # tokens shown on either side of a peak
 STRONGEST, TYPICAL = 5, 5  # contexts shown with their activations

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..features.ratings import INTRUDER
-from ..report.words import escape, escape_token
+from ...features.ratings import INTRUDER
+from ...report.words import escape, escape_token
 from .items import Item, Shown
-from .rating_session import LONGEST_MEANING, LONGEST_NAME, Step
+from .session import LONGEST_MEANING, LONGEST_NAME, Step
 
 GRADES = (
     (5, "One meaning", "It explains every context, the weak ones too."),

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from .. import report
-from ..errors import ConfigurationError, StorageError
-from .rating_page import finished_page, refusal_page, start_page, step_page
-from .rating_session import RatingSession, UnusableAnswer, checked_name
+from ... import report
+from ...errors import ConfigurationError, StorageError
+from .page import finished_page, refusal_page, start_page, step_page
+from .session import RatingSession, UnusableAnswer, checked_name
 
 ADDRESS = "127.0.0.1"
 LARGEST_FORM = 64 * 1024  # bytes
