@@ -20,8 +20,8 @@ from sparsescope.errors import ConfigurationError
 from sparsescope.explorer.rating.drawing import assigned, interleaved
 from sparsescope.explorer.rating.items import ACTIVE, Context, Place, make_item
 from sparsescope.explorer.rating.page import GRADES
-from sparsescope.explorer.rating.session import RatingSession
 from sparsescope.explorer.rating.serving import LARGEST_FORM, RatingServer
+from sparsescope.explorer.rating.session import RatingSession
 from sparsescope.features.ratings import Rating, Ratings
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e"

@@ -18,14 +18,13 @@ from sparsescope import report
 from sparsescope.dictionaries.files import CLASSES
 from sparsescope.errors import ConfigurationError, NumericalError, StorageError
 from sparsescope.metrics import evaluate
-from sparsescope.report.contexts import top_contexts
-from sparsescope.report.write import write_report
 from sparsescope.report.charts import colour, frontiers
 from sparsescope.report.comparison import contests, headline
-from sparsescope.report.contexts import peaks, pieces, spread
+from sparsescope.report.contexts import peaks, pieces, spread, top_contexts
 from sparsescope.report.figures import Axis, Point, Series, l0_axis, plain_axis, scatter
 from sparsescope.report.page import build
 from sparsescope.report.words import METHODS, escape, in_order, interval, number
+from sparsescope.report.write import write_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\x00\x1b\u202e<style>"
 VOID = {"meta", "br", "img", "input", "link", "hr"}

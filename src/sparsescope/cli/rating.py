@@ -58,9 +58,9 @@ def run_the_rating(options: RateOptions, console: "Console", command: str) -> No
 
 
 def _serve(options: RateOptions, console: "Console") -> None:
-    from ..explorer.rating.session import RatingSession
     from ..explorer.rating.material import opened
     from ..explorer.rating.serving import RatingServer
+    from ..explorer.rating.session import RatingSession
 
     session = RatingSession(
         lambda: opened(options.run, options.explainer),
