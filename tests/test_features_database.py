@@ -312,8 +312,8 @@ def test_what_cannot_be_opened_or_put_is_refused(tmp_path: Path, database: Featu
     with pytest.raises(ConfigurationError, match=r"no dictionary 'plantd'.*planted"):
         database.dictionary("plantd")
     assert database.contexts(1, 999) == []
-    database.connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(ArtifactError, match="has format 2; this sparsescope reads up to 1"):
+    database.connection.execute("PRAGMA user_version = 3")
+    with pytest.raises(ArtifactError, match="has format 3; this sparsescope reads up to 2"):
         FeatureDatabase.open(database.path)
 
 

@@ -108,7 +108,7 @@ def test_the_names_of_the_package() -> None:
     assert ss.__all__ == [
         *("ICA", "NMF", "PCA", "Ablate", "Add", "BatchTopK", "Clamp", "Gated", "JumpReLU", "Matryoshka", "Neurons"),
         *("PAnneal", "Random", "Scale", "Set", "Site", "SparsescopeError", "TiedL1", "TopK", "Transcoder", "UntiedL1"),
-        *("evaluate", "fit", "harvest", "load_dictionary", "load_model", "load_store", "load_text"),
+        *("evaluate", "fit", "harvest", "load_dictionary", "load_features", "load_model", "load_store", "load_text"),
         *("replacements", "run_study", "save_dictionary", "stream", "train"),
     ]
     assert set(dir(ss)) == {*ss.__all__, "__version__"}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .causal.interventions import Ablate, Add, Clamp, Scale, Set, replacements
     from .dictionaries import ICA, NMF, PCA, Neurons, Random, fit, load_dictionary, save_dictionary
     from .errors import SparsescopeError
+    from .explorer.notebook import load_features
     from .metrics.evaluate import evaluate
     from .models import load_model
     from .sites import Site
@@ -69,6 +70,7 @@ _HOME = {
     "Scale": "causal.interventions",
     "Set": "causal.interventions",
     "replacements": "causal.interventions",
+    "load_features": "explorer.notebook",
     "evaluate": "metrics",
     "run_study": "study",
     "Site": "sites",
@@ -101,6 +103,7 @@ __all__ = [
     "fit",
     "harvest",
     "load_dictionary",
+    "load_features",
     "load_model",
     "load_store",
     "load_text",

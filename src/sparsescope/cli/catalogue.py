@@ -1,6 +1,6 @@
 """Which commands there are: the options of each, and how it introduces itself."""
 
-from . import circuit, explaining, feature, ioi, options, rating, steering
+from . import circuit, exchange, explaining, explore, feature, ioi, options, rating, steering
 from .parse import Command
 
 COMMANDS = (
@@ -130,6 +130,16 @@ COMMANDS = (
         example="sparsescope inspect runs/demo",
     ),
     Command(
+        "explore",
+        "look at the features: pages over a run, served here or written as files",
+        "Serve pages over a run on 127.0.0.1: every latent with its contexts, explanation, scores and effect;\n"
+        "search, comparisons, circuits, and prompts with the model at work. What the pages need of each latent is\n"
+        "gathered first, once. With --static, write the pages as files for any host, or for file://.",
+        explore.ExploreOptions,
+        "explore:run_the_explorer",
+        example="sparsescope explore runs/demo",
+    ),
+    Command(
         "rate",
         "people rate latents, blind, on a local page",
         "Serve a page on 127.0.0.1 where people find the intruder among contexts of a latent, write what it\n"
@@ -138,6 +148,25 @@ COMMANDS = (
         rating.RateOptions,
         "rating:run_the_rating",
         example="sparsescope rate runs/demo",
+    ),
+    Command(
+        "export",
+        "features for SAEDashboard and Neuronpedia",
+        "Write the dashboards of dictionaries of a run in the format of SAEDashboard, or that of Neuronpedia's\n"
+        "upload with explanations beside them. The run is prepared by 'sparsescope explore'. What the formats\n"
+        "have room for and a run does not hold is left empty: see docs/interchange.md.",
+        exchange.ExportOptions,
+        "exchange:run_the_export",
+        example="sparsescope export runs/demo --format neuronpedia --dictionary topk-k_16-x4 --out upload",
+    ),
+    Command(
+        "import",
+        "explanations from Neuronpedia",
+        "Store explanations that Neuronpedia exported beside those of the run, by the number of the latent.\n"
+        "Explanations that cannot be of the dictionary are refused.",
+        exchange.ImportOptions,
+        "exchange:run_the_import",
+        example="sparsescope import runs/demo explanations/batch-*.jsonl.gz --dictionary topk-k_16-x4",
     ),
     Command(
         "bench",

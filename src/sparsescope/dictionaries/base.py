@@ -22,6 +22,7 @@ from torch.nn.functional import embedding_bag
 from typing_extensions import Self
 
 from ..errors import ConfigurationError
+from .showing import facts_table
 
 UNIT_NORM_TOLERANCE = 5e-3
 """How far from 1 the norm of a direction may be. Rounding to bfloat16 moves a norm by up to 0.4%."""
@@ -158,6 +159,9 @@ class Dictionary(ABC):
     def __repr__(self) -> str:
         facts = {**self.describe(), "dtype": self.dtype, "site": self.provenance.site, "name": self.provenance.name}
         return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in facts.items())})"
+
+    def _repr_html_(self) -> str:
+        return facts_table(self)
 
     def check_input(self, x: Tensor) -> None:
         """Raise `ConfigurationError` when `x` has another width or dtype than this dictionary reads."""

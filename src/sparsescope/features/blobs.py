@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 LEVELS = 127
 
@@ -54,6 +54,21 @@ def unpack_codes(
     count = len(raw) // (4 + length)
     levels = np.frombuffer(raw[4 * count :], np.uint8).reshape(count, length)
     return _numbers(raw[: 4 * count]), ((levels / LEVELS) ** 2 * maximum).astype(np.float32)
+
+
+def pack_flags(flags: Bool[np.ndarray, " n"]) -> bytes:
+    """Yes or no for each of `n`, one bit for each, compressed.
+
+    >>> unpack_flags(pack_flags(np.array([True, False, True]))).tolist()
+    [True, False, True]
+    """
+    return zlib.compress(len(flags).to_bytes(4, "little") + np.packbits(flags).tobytes(), 9)
+
+
+def unpack_flags(body: bytes) -> Bool[np.ndarray, " n"]:
+    """The inverse of `pack_flags`."""
+    raw = zlib.decompress(body)
+    return np.unpackbits(np.frombuffer(raw, np.uint8, offset=4), count=int.from_bytes(raw[:4], "little")).astype(bool)
 
 
 def pack_json(value: Any) -> bytes:

@@ -31,6 +31,7 @@ from .ratings import Ratings
 from .reading import FeatureReader
 from .schema import connect, damaged
 from .statistics import Ranked, Statistics
+from .words import storable
 
 KINDS = ("top", "active", "random")
 _TEXTS = 512  # fragments whose text is made at a time
@@ -137,7 +138,7 @@ class FeatureDatabase(FeatureReader):
                 f"the dictionary {name!r} was put outside a transaction: put it, and all that belongs to it, inside "
                 "`with database.transaction():`."
             )
-        row = (_storable(name), method, site, json.dumps(dict(facts or {})))
+        row = (storable(name), method, site, json.dumps(dict(facts or {})))
         same = "SELECT id FROM dictionaries WHERE (name, method, site, facts) = (?, ?, ?, ?)"
         if keep and (found := self.connection.execute(same, row).fetchone()) is not None:
             return int(found[0])
@@ -188,7 +189,7 @@ class FeatureDatabase(FeatureReader):
         cursor = self.connection.execute(
             "INSERT INTO latents (dictionary, corpus, latent, maximum, density, mean, variance, skew, kurtosis, "
             "entropy, rankings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*owner, int(gathered.latents[place]), *map(_number, facts), _rankings(statistics, place)),
+            (*owner, int(gathered.latents[place]), *map(_number, facts), packed_rankings(statistics, place)),
         )
         for kind in KINDS:
             drawn: Drawn = getattr(gathered, kind)
@@ -205,7 +206,7 @@ class FeatureDatabase(FeatureReader):
     ) -> None:
         """Store (text, body) by latent, and for latents without an explanation why; earlier ones are replaced."""
         rows: list[tuple[Any, ...]] = [
-            (latent, _storable(text), json.dumps(dict(body)), None) for latent, (text, body) in explanations.items()
+            (latent, storable(text), json.dumps(dict(body)), None) for latent, (text, body) in explanations.items()
         ]
         rows += [(latent, "", "{}", reason) for latent, reason in (skipped or {}).items()]
         with self.transaction():
@@ -237,11 +238,11 @@ def _fragment_rows(fragments: Fragments, tokenizer: Any) -> Iterator[tuple[Any, 
         for number, pieces in zip(numbers, fragments.texts(tokenizer, numbers), strict=True):
             places = (int(column[number]) for column in (fragments.document, fragments.context, fragments.start))
             ids = fragments.ids[number, : fragments.length[number]]
-            texts = [_storable(piece) for piece in pieces]
+            texts = [storable(piece) for piece in pieces]
             yield number, *places, "".join(texts), pack_integers(ids), pack_integers([len(text) for text in texts])
 
 
-def _rankings(statistics: Statistics | None, place: int) -> bytes | None:
+def packed_rankings(statistics: Statistics | None, place: int) -> bytes | None:
     """The rankings of one latent: {name: [numbers, values]}, values to four digits."""
     if statistics is None:
         return None
@@ -265,8 +266,3 @@ def _fingerprint(fragments: Fragments) -> str:
 def _number(value: Any) -> float | None:
     """A number as SQLite stores it: what is not finite is absent."""
     return float(value) if math.isfinite(value) else None
-
-
-def _storable(text: str) -> str:
-    """Text that UTF-8 can hold: an unpaired surrogate, which a language model's JSON may bring, becomes "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")

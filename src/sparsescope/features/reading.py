@@ -12,8 +12,7 @@ from jaxtyping import Float32
 
 from ..errors import ConfigurationError, suggest
 from .blobs import unpack_codes, unpack_integers, unpack_json
-
-_WORDS = 32  # of a query; more make no search better
+from .words import plain, query_of
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class FeatureReader:
         self, text: str, limit: int, index: str, table: str, columns: str, owners: str, owner: str
     ) -> list[tuple[Any, ...]]:
         """Rows of `table` joined to what they belong to; the names are ours, only `text` is somebody's."""
-        words = _words(text)
+        words = query_of(text)
         if words:
             # The search table has a column "text" too, so it is joined by its row numbers alone.
             match = f"(SELECT rowid AS found, rank AS place FROM {index} WHERE {index} MATCH ? ORDER BY rank LIMIT ?)"
@@ -223,15 +222,4 @@ class FeatureReader:
             f"SELECT {columns} FROM {table} JOIN {owners} ON {owners}.id = {owner} "
             f"WHERE instr(text, ?) ORDER BY {table}.id LIMIT ?"
         )
-        return self.connection.execute(query, (_plain(text).strip(), limit)).fetchall()
-
-
-def _words(text: str) -> str:
-    """A query for all words of `text`, each quoted, so that none is an operator; "" when it has no word."""
-    quoted = ('"' + word.replace('"', '""') + '"' for word in _plain(text).split() if any(map(str.isalnum, word)))
-    return " ".join(list(quoted)[:_WORDS])
-
-
-def _plain(text: str) -> str:
-    """Text that SQLite takes as a parameter and FTS5 as a query: no NUL, no unpaired surrogate."""
-    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
+        return self.connection.execute(query, (plain(text).strip(), limit)).fetchall()

@@ -1,11 +1,14 @@
 """The tables of a feature database, and opening its file with all the checks."""
 
+import os
 import sqlite3
 from pathlib import Path
 
 from ..errors import ArtifactError, StorageError
+from .card_schema import CARD_TABLES
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no cards; it is added to when it is opened for writing."""
 APPLICATION = 0x53534644  # "SSFD": tells the file from any other SQLite database
 WAIT = 30.0
 """Seconds that a writer waits for another to finish."""
@@ -66,9 +69,9 @@ END;
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     """A connection to the feature database at `path`, made first where there is none and `create` is set.
 
-    Statements commit by themselves outside an explicit transaction. Raises `ArtifactError` for a file
-    that is missing, damaged, no feature database or of a later format, `StorageError` when it cannot be
-    made.
+    Statements commit by themselves outside an explicit transaction. A database of an earlier format gets
+    the tables it lacks, all or none of them. Raises `ArtifactError` for a file that is missing, damaged, no
+    feature database or of a later format, `StorageError` when it cannot be made or written.
     """
     if not create and not path.is_file():
         raise ArtifactError(f"there is no feature database at {path}: 'sparsescope explain RUN' makes it.")
@@ -92,6 +95,34 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection to the feature database at `path` that can write nothing.
+
+    Raises `ArtifactError` for a file that is missing, damaged, no feature database, or of another format.
+    """
+    if not path.is_file():
+        raise ArtifactError(
+            f"there is no feature database at {path}: 'sparsescope explore RUN' makes it from a finished run."
+        )
+    # Read-only access to a database in write-ahead mode needs its index file, which only who can write makes.
+    frozen = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-shm").exists()
+    address = f"{path.resolve().as_uri()}?mode=ro" + ("&immutable=1" if frozen else "")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None)
+        connection.execute("PRAGMA query_only = ON")
+        version = check(connection, path)
+        if version < FORMAT:
+            raise ArtifactError(
+                f"{path} has format {version}, of before the explorer: 'sparsescope explore RUN' prepares it."
+            )
+    except (sqlite3.Error, ArtifactError) as error:
+        if connection is not None:
+            connection.close()
+        raise damaged(path, error) if isinstance(error, sqlite3.Error) else error from error
+    return connection
+
+
 def damaged(path: Path, error: sqlite3.Error) -> ArtifactError:
     """What to do about a file that SQLite cannot read."""
     return ArtifactError(
@@ -100,18 +131,25 @@ def damaged(path: Path, error: sqlite3.Error) -> ArtifactError:
     )
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, create: bool) -> None:
-    """Check what is there, or make the tables in one transaction."""
-    connection.execute("PRAGMA foreign_keys = ON")
+def check(connection: sqlite3.Connection, path: Path) -> int:
+    """The format of a feature database. Raises `ArtifactError` for another file, or a later format."""
     application, version = (
         connection.execute(f"PRAGMA {key}").fetchone()[0] for key in ("application_id", "user_version")
     )
+    if application != APPLICATION:
+        raise ArtifactError(f"{path} is not a feature database: choose another file, or delete it.")
+    if version > FORMAT:
+        raise ArtifactError(f"{path} has format {version}; this sparsescope reads up to {FORMAT}. Upgrade sparsescope.")
+    return int(version)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, create: bool) -> None:
+    """Check what is there, or make the tables that are missing in one transaction."""
+    connection.execute("PRAGMA foreign_keys = ON")
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if create and not tables:
         connection.execute("PRAGMA journal_mode = WAL")
         marks = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {marks} COMMIT;")
-    elif application != APPLICATION:
-        raise ArtifactError(f"{path} is not a feature database: choose another file, or delete it.")
-    elif version > FORMAT:
-        raise ArtifactError(f"{path} has format {version}; this sparsescope reads up to {FORMAT}. Upgrade sparsescope.")
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {CARD_TABLES} {marks} COMMIT;")
+    elif check(connection, path) < FORMAT:
+        connection.executescript(f"BEGIN IMMEDIATE; {CARD_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")

@@ -43,6 +43,7 @@ def prepare(
     tokenizer: Any,
     *,
     text: Text | None = None,
+    fragments: tuple[Fragments, Fragments] | None = None,
     max_tokens: int | None = None,
     resamples: int = 500,
     seed: int = 0,
@@ -51,12 +52,15 @@ def prepare(
 
     A text that is another one by now, or has too few labels in these fragments, is one without labels.
 
-    `max_tokens` limits each split to a random draw of contexts. Raises `ConfigurationError` without a
+    `max_tokens` limits each split to a random draw of contexts; `fragments` are those of both splits, where they were
+    cut before. Raises `ConfigurationError` without a
     tokenizer, or where a split has no stretch of text long enough.
     """
     if tokenizer is None:
         raise ConfigurationError("text cannot be explained without a tokenizer: use a model that has one.")
-    explaining, scoring = (cut(store, split, max_tokens=max_tokens, seed=seed) for split in (EXPLAINING, SCORING))
+    explaining, scoring = fragments or (
+        cut(store, split, max_tokens=max_tokens, seed=seed) for split in (EXPLAINING, SCORING)
+    )
     vocabulary = spelled(tokenizer)
     labels = _labels(text, store, explaining, scoring)
     return Material(

@@ -1,7 +1,7 @@
 """From entries to figures: the frontiers of each site, and the densities of each dictionary."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -32,6 +32,15 @@ Group: TypeAlias = tuple[Series, list[Entry]]
 """Entries that lie on one line, and how that line looks."""
 
 
+Link: TypeAlias = Callable[[Entry], str]
+"""Where a click on an entry's point leads; "" is nowhere."""
+
+
+def nowhere(entry: Entry) -> str:
+    """The link of every entry on a page that stands alone."""
+    return ""
+
+
 @dataclass(frozen=True)
 class _Metric:
     """How a number is drawn: its name, axis, heading, and the range beyond which points are arrows."""
@@ -56,15 +65,15 @@ def colour(entry: Entry) -> str:
     return f"c-{method}" if method in MARKERS else f"c-spare{sum(map(ord, method)) % _SPARE}"
 
 
-def frontiers(entries: Sequence[Entry], site: str) -> str:
+def frontiers(entries: Sequence[Entry], site: str, link: Link = nowhere) -> str:
     """FVU and CE recovered against L0 for one site (or pair of sites: see `where`), with one legend."""
     here = [e for e in entries if where(e) == site and e["l0"]["value"] is not None]
     groups = _groups(here)
-    charts = _chart(groups, "fvu", site) + _loss(groups, here, site)
+    charts = _chart(groups, "fvu", site, link) + _loss(groups, here, site, link)
     return f'<div class="charts">{charts}</div>{_legend(groups)}'
 
 
-def _loss(groups: Sequence[Group], entries: Sequence[Entry], site: str) -> str:
+def _loss(groups: Sequence[Group], entries: Sequence[Entry], site: str, link: Link) -> str:
     """CE recovered, what it is measured from, or why there is none."""
     first = next((e for e in entries if e["ce_clean"] is not None), None)
     if first is None:
@@ -79,7 +88,7 @@ def _loss(groups: Sequence[Group], entries: Sequence[Entry], site: str) -> str:
     if all(_value(e, "ce_recovered") is None for e in entries):
         why = "Undefined: zeros in the place of this site do not raise the loss, so there is nothing to recover."
         return f'<div class="chart empty"><h3>{_METRICS["ce_recovered"].heading}</h3><p>{why}</p>{floors}</div>'
-    return _chart(groups, "ce_recovered", site, floors)
+    return _chart(groups, "ce_recovered", site, link, floors)
 
 
 def _perplexity(ce: float) -> str:
@@ -143,10 +152,10 @@ def _groups(entries: Sequence[Entry]) -> list[Group]:
     return sorted(groups, key=lambda group: is_baseline(group[1][0]))
 
 
-def _chart(groups: Sequence[Group], name: str, site: str, below: str = "") -> str:
+def _chart(groups: Sequence[Group], name: str, site: str, link: Link, below: str = "") -> str:
     metric = _METRICS[name]
     filled = [
-        replace(series, points=[_point(e, name) for e in members if _value(e, name) is not None])
+        replace(series, points=[_point(e, name, link) for e in members if _value(e, name) is not None])
         for series, members in groups
     ]
     points = [p for s in filled for p in s.points]
@@ -165,10 +174,11 @@ def _value(entry: Entry, metric: str) -> float | None:
     return None if estimate is None else estimate["value"]
 
 
-def _point(entry: Entry, name: str) -> Point:
+def _point(entry: Entry, name: str, link: Link) -> Point:
     y, x = entry[name], entry["l0"]
     words = f"{_METRICS[name].name} {number(y['value'])} {interval(y)}, L0 {number(x['value'])} {interval(x)}"
-    return Point(x["value"], y["value"], y["low"], y["high"], x["low"], x["high"], f"{entry['name']}: {words}".strip())
+    note = f"{entry['name']}: {words}".strip()
+    return Point(x["value"], y["value"], y["low"], y["high"], x["low"], x["high"], note, link(entry))
 
 
 def _legend(groups: Sequence[Group]) -> str:

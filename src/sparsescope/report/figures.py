@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 48
 
 @dataclass(frozen=True)
 class Point:
-    """A measured point: position, interval ends (None: none), and what hovering over it says."""
+    """A measured point: position, interval ends (None: none), what hovering over it says, and where a click leads."""
 
     x: float
     y: float
@@ -23,6 +23,7 @@ class Point:
     x_low: float | None = None
     x_high: float | None = None
     note: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def _mark(series: Series, point: Point, x: Axis, y: Axis) -> str:
     if not y.holds(point.y):
         shape = "up" if point.y > y.high else "down"
     drawn = _shape(shape, x(point.x), y(point.y), series.hollow)
-    return f'<g class="mark {series.colour}"><title>{escape(point.note)}</title>{drawn}</g>'
+    mark = f'<g class="mark {series.colour}"><title>{escape(point.note)}</title>{drawn}</g>'
+    return f'<a href="{escape(point.link)}">{mark}</a>' if point.link else mark
 
 
 _CORNERS = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .charts import MARKERS, colour
+from .charts import MARKERS, Link, colour, nowhere
 from .figures import LEFT, RIGHT, WIDTH, Axis, Point, Series, plain_axis, scatter, swatch
 from .settling import settling
 from .tables import sortable
@@ -46,7 +46,7 @@ def patching(found: Mapping[str, Any]) -> str:
     ]
     parts.append(_map(found))
     for site in found["sites"]:
-        parts.append(f"<h3>{escape(site['site'])}</h3>{_charts(site, found['curves'])}{_decompositions(site)}")
+        parts.append(f"<h3>{escape(site['site'])}</h3>{curves(site, found['curves'])}{_decompositions(site)}")
         parts.append(_comparisons(site))
     parts += [settling(each) for each in found["settlings"]]
     terms = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in _TERMS)
@@ -114,9 +114,9 @@ def _task(task: Mapping[str, Any]) -> str:
     )
 
 
-def _charts(site: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str:
-    """KL against the edit and against the number of features."""
-    drawn = [each for name in _drawn(site) for each in _points_of(name, site, curves)]
+def curves(site: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], link: Link = nowhere) -> str:
+    """KL against the edit and against the number of features, at one of the summary's `sites`."""
+    drawn = [each for name in _drawn(site) for each in _points_of(name, site, measured)]
     top = [point["kl"] for each in drawn for point in each["points"]]
     y = plain_axis([0.0, *top], 0.0, max(top, default=1.0) * 1.05)
     most = max((point["n_patched"] for each in drawn for point in each["points"]), default=2)
@@ -126,12 +126,14 @@ def _charts(site: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> str
     }
     shown = []
     for key, (x, words) in axes.items():
-        series = [_series(each, key) for each in drawn]
+        series = [_series(each, key, link) for each in drawn]
         title = f"KL left against {words} at {site['site']}"
         heading = "For how large an edit?" if key == "edit" else "Of how many features?"
         figure = scatter(series, x, y, x_label=words, y_label="KL left (less is better)", title=title)
         shown.append(f'<div class="chart"><h4>{heading}</h4><div class="scroll">{figure}</div></div>')
-    items = "".join(f"<li>{swatch(each)}{escape(each.label)}</li>" for each in (_series(d, "edit") for d in drawn))
+    items = "".join(
+        f"<li>{swatch(each)}{escape(each.label)}</li>" for each in (_series(d, "edit", link) for d in drawn)
+    )
     return f'<div class="charts">{"".join(shown)}</div><ul class="legend">{items}</ul>'
 
 
@@ -147,19 +149,22 @@ def _drawn(site: Mapping[str, Any]) -> list[str]:
     return [row["name"] for row in best.values()]
 
 
-def _points_of(name: str, site: Mapping[str, Any], curves: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _points_of(name: str, site: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The preferred curve of a decomposition on the first set of prompts, with the role it has here."""
-    for each in curves:
+    for each in measured:
         here = each["site"] == site["site"] and each["preferred"] and each["prompt_seed"] == 0
         if here and name in (each["name"], each["name"].rpartition("-s")[0]):
             return [each]
     return []
 
 
-def _series(each: Mapping[str, Any], key: str) -> Series:
+def _series(each: Mapping[str, Any], key: str, link: Link) -> Series:
     points = [
         Point(
-            p[key], p["kl"], note=f"{each['name']}: {p['n_patched']} features, edit {p['edit']:.3f}, KL {p['kl']:.3f}"
+            p[key],
+            p["kl"],
+            note=f"{each['name']}: {p['n_patched']} features, edit {p['edit']:.3f}, KL {p['kl']:.3f}",
+            link=link(each),
         )
         for p in each["points"]
         if key == "edit" or p["n_patched"]

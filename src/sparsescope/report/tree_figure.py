@@ -1,6 +1,7 @@
 """The tree of a latent as a figure: one column of latents for each site, edges as wide as their effects."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from .case_figures import shown, svg
@@ -17,8 +18,13 @@ _LONGEST, _ROOM = 10, 20
 """Characters of a token in a box, and of all of them together."""
 
 
-def tree_figure(tree: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """Columns from the first site on the left to the target on the right."""
+def tree_figure(
+    tree: Mapping[str, Any], texts: Mapping[str, str], targets: Mapping[Key, str] = MappingProxyType({})
+) -> str:
+    """Columns from the first site on the left to the target on the right.
+
+    `targets` are the addresses that latents, as (site, latent), are links to.
+    """
     columns = _columns(tree)
     sites = [site for site in tree["sites"] if columns[site]]
     rows = max(len(columns[site]) for site in sites)
@@ -38,8 +44,15 @@ def tree_figure(tree: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     drawn = [_edge(edge, end) for edge, end in zip(tree["edges"], ends, strict=True)]
     labels = [_weight(edge, end) for edge, end in zip(tree["edges"], ends, strict=True)]
     root = (tree["nodes"][0]["site"], tree["nodes"][0]["latent"])
-    nodes = [_node(node, at[node["site"], node["latent"]], texts, root) for node in tree["nodes"]]
+    nodes = []
+    for node in tree["nodes"]:
+        key = (node["site"], node["latent"])
+        nodes.append(_linked(_node(node, at[key], texts, root), targets.get(key)))
     return svg(width, height, "which latents of earlier sites the latent comes from", [*heads, *drawn, *nodes, *labels])
+
+
+def _linked(drawn: str, target: str | None) -> str:
+    return drawn if target is None else f'<a href="{escape(target)}">{drawn}</a>'
 
 
 def _columns(tree: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -87,7 +87,9 @@ def strong_windows(
     generator = np.random.default_rng([seed, found.latent])
     strong = _one_per_document(found, np.flatnonzero(found.codes >= found.maximum / 2), generator)
     chosen = _even(found.codes[strong], _CANDIDATES * wanted, generator)
-    windows = _cut(tokens, store.kept(split), found.context[strong[chosen]], found.position[strong[chosen]], length)
+    windows = windows_at(
+        tokens, store.kept(split), found.context[strong[chosen]], found.position[strong[chosen]], length
+    )
     measured = codes_at(model, dictionary, site_of(dictionary, site), windows, found.latent)
     windows = replace(windows, activation=measured)
     kept = np.flatnonzero(measured >= found.maximum / 2)
@@ -122,32 +124,39 @@ def _even(values: Float[np.ndarray, " n"], wanted: int, generator: np.random.Gen
     return np.array([generator.choice(part) for part in np.array_split(ranked, wanted)])
 
 
-def _cut(
+def windows_at(
     tokens: Tokens,
     kept: Bool[Tensor, "context position"],
     context: Int[np.ndarray, " n"],
     position: Int[np.ndarray, " n"],
-    length: int,
+    length: int = LENGTH,
 ) -> Windows:
-    """The windows that end at some places; `activation` is not known yet."""
-    rows = []
-    for c, p in zip(context.tolist(), position.tolist(), strict=True):
-        inside = tokens.document[c, : p + 1] == tokens.document[c, p]
-        outside = (~inside).nonzero()[:, 0]
-        first = max(int(outside[-1]) + 1 if len(outside) else 0, p + 1 - length)
-        bos = tokens.bos[c, : p + 1].nonzero()[:, 0].tolist()
-        places = [*bos[-1:], *(i for i in range(first, p + 1) if i not in bos)]
-        rows.append((c, places, len(bos[-1:])))
-    longest = max(len(places) for _, places, _ in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask, changeable = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    for row, (c, places, _) in enumerate(rows):
-        ids[row, : len(places)] = tokens.ids[c, places]
-        mask[row, : len(places)] = 1
-        changeable[row, : len(places)] = kept[c, places]
-    fixed = torch.tensor([count for _, _, count in rows])
-    document = tokens.document[torch.from_numpy(context), torch.from_numpy(position)].numpy()
-    return Windows(ids, mask, mask.sum(1) - 1, changeable, fixed, document, np.full(len(rows), np.nan, np.float32))
+    """The windows that end at some places of `tokens`, in the order given; `activation` is not known yet.
+
+    `kept` says where the store has an activation. A window is what precedes the place in its document and context, of
+    `length` tokens with the place itself, and before it the last begin-of-sequence token, where there is one.
+    """
+    document, bos = tokens.document.numpy(), tokens.bos.numpy()
+    back = position[:, None] - np.arange(length)[::-1]
+    row, there = context[:, None], np.maximum(back, 0)
+    same = (back >= 0) & (document[row, there] == document[context, position][:, None])
+    # Only what follows the last token of another document.
+    inside = np.logical_and.accumulate(same[:, ::-1], axis=1)[:, ::-1] & ~bos[row, there]
+    before = np.arange(bos.shape[1]) <= position[:, None]
+    last = np.where(bos[context] & before, np.arange(bos.shape[1]), -1).max(1)
+    there, real = np.column_stack([np.maximum(last, 0), there]), np.column_stack([last >= 0, inside])
+    order = np.argsort(~real, axis=1, kind="stable")[:, : int(real.sum(1).max())]
+    there, real = np.take_along_axis(there, order, 1), np.take_along_axis(real, order, 1)
+    mask = torch.from_numpy(real)
+    return Windows(
+        ids=torch.where(mask, tokens.ids[torch.from_numpy(row), torch.from_numpy(there)].long(), 0),
+        mask=mask.long(),
+        at=mask.sum(1) - 1,
+        changeable=kept[torch.from_numpy(row), torch.from_numpy(there)] & mask,
+        fixed=torch.from_numpy((last >= 0).astype(np.int64)),
+        document=document[context, position],
+        activation=np.full(len(context), np.nan, np.float32),
+    )
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Features in the formats of other tools: written for SAEDashboard and Neuronpedia, explanations read back."""
