@@ -1,5 +1,6 @@
 """Effects of many latents at once, against interventions made one by one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from tiny_models import WIDTH, make
 
 import sparsescope as ss
 from sparsescope.causal import latent_effects as effects_module
-from sparsescope.causal.cases.windows import windows_at
+from sparsescope.causal.cases.windows import Windows, windows_at
 from sparsescope.causal.interventions import replacements
 from sparsescope.causal.latent_effects import LatentEffect, latent_effects
 from sparsescope.causal.strongest_places import strongest_places
@@ -73,7 +74,8 @@ def one_by_one(
     ):
         part = codes[context, start : start + length].numpy()
         strongest.append((-float(part.max()), number, int(context), int(start + part.argmax())))
-    places, documents = [], set[int]()
+    places: list[tuple[float, int, int]] = []
+    documents = set[int]()
     for code, number, context, position in sorted(strongest)[:9]:
         document = int(found.fragments.document[number])
         if code < 0 and document not in documents and len(places) < CONTEXTS:
@@ -89,9 +91,9 @@ def one_by_one(
         others = [int(each) for each in here.nonzero()[:, 0] if each != latent]
         clean = model.logits(window.ids)[0, -1].log_softmax(-1)
 
-        def without(number: int, window: object = window) -> torch.Tensor:
-            cut_out = ss.Ablate(made, number, positions=window.changeable)  # type: ignore[attr-defined]
-            return model.logits(window.ids, replacements(model, [cut_out]))[0, -1].log_softmax(-1)  # type: ignore[attr-defined]
+        def without(number: int, window: Windows = window) -> torch.Tensor:
+            cut_out = ss.Ablate(made, number, positions=window.changeable)
+            return model.logits(window.ids, replacements(model, [cut_out]))[0, -1].log_softmax(-1)
 
         gone = without(latent)
         kls.append(float((clean.exp() * (clean - gone)).sum()))
@@ -115,14 +117,14 @@ def one_by_one(
 
 @pytest.mark.parametrize("make_dictionary", [sae, transcoder])
 def test_effects_equal_those_of_interventions_one_by_one(
-    model: LanguageModel, store: Lived, make_dictionary: "type[Dictionary]", monkeypatch: pytest.MonkeyPatch
+    model: LanguageModel, store: Lived, make_dictionary: Callable[[], Dictionary], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_dictionary()
     found = gathered(made, store)
 
     def measured() -> list[LatentEffect | None]:
-        settings = {"contexts": CONTEXTS, "length": LENGTH, "least": 0.01, "wanted": 5}
-        return latent_effects(model, made, found, store.kept("test"), **settings)
+        kept = store.kept("test")
+        return latent_effects(model, made, found, kept, contexts=CONTEXTS, length=LENGTH, least=0.01, wanted=5)
 
     whole = measured()
     expected = [one_by_one(model, made, store, found, latent) for latent in range(made.n_latents)]

@@ -160,16 +160,18 @@ class FeatureBrowser(FeatureReader):
         limit: int = 50,
     ) -> tuple[list[Card], int]:
         """As `cards`, with how many latents are chosen in all."""
-        latents = self._latents(dictionary, chosen, sort, descending)
+        latents = self.ordered(dictionary, chosen, sort, descending)
         page = latents[max(0, offset) : max(0, offset) + max(0, limit)]
         return self.cards_at([card_id(dictionary, latent) for latent in page.tolist()]), len(latents)
 
     def count(self, dictionary: int, chosen: Chosen = Chosen()) -> int:
         """How many latents are chosen. Raises as `cards`."""
-        return len(self._latents(dictionary, chosen, "latent", False))
+        return len(self.ordered(dictionary, chosen, "latent", False))
 
-    def _latents(self, dictionary: int, chosen: Chosen, sort: str, descending: bool) -> Int64[np.ndarray, " latent"]:
-        """All chosen latents in order."""
+    def ordered(
+        self, dictionary: int, chosen: Chosen, sort: str = "latent", descending: bool = False
+    ) -> Int64[np.ndarray, " latent"]:
+        """All chosen latents in the order of `cards`, without their cards. Raises as `cards`."""
         having = finding.having_words(self, chosen.words, dictionary) if chosen.words.strip() else None
         return chosen_latents(lambda name: self.column(dictionary, name), chosen, having, sort, descending)
 

@@ -43,7 +43,10 @@ def best_said(database: FeatureReader, dictionary: int) -> dict[int, Said]:
 def cards_of(
     dictionary: int, found: Survey, said: Mapping[int, Said], vocabulary: Sequence[str]
 ) -> tuple[list[Card], list[Detail]]:
-    """The card and the detail of every latent of a surveyed dictionary, whose number in the database is given."""
+    """The card and the detail of every latent of a surveyed dictionary, whose number in the database is given.
+
+    A label that is never there when the latent fires on held-out text (F1 = 0) is not named.
+    """
     cards, details = [], []
     for place, latent in enumerate(found.gathered.latents.tolist()):
         effect = found.effects[place]
@@ -54,7 +57,7 @@ def cards_of(
             density=float(found.gathered.density[place]),
             maximum=float(found.gathered.maximum[place]),
             entropy=float(found.statistics.entropy[place]),
-            label=None if truth is None else label_of(truth),
+            label=None if truth is None or not truth.f1.value > 0 else label_of(truth),
             f1=None if truth is None else truth.f1.value,
             effect=None if effect is None else effect.kl.value,
             tokens=tuple(

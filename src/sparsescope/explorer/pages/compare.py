@@ -15,7 +15,6 @@ from jaxtyping import Int64
 
 from ...features.browsing import Chosen, FeatureBrowser, Shelf
 from ...features.card import card_id
-from ...features.card_columns import TYPES, chosen_latents
 from ...features.matched import Matched
 from ..explored import Explored
 from ..links import Links
@@ -184,8 +183,8 @@ def _compared(
             matched.cosines.tolist(), f"Cosines of matched latents of {left.name} and {right.name}"
         ),
         "sides": [
-            _side(briefs, left, matched, np.union1d(matched.only_first, apart(matched.latents))),
-            _side(briefs, right, matched, np.union1d(matched.only_second, apart(matched.others))),
+            _side(briefs, left, matched, np.append(matched.only_first, apart(matched.latents))),
+            _side(briefs, right, matched, np.append(matched.only_second, apart(matched.others))),
         ],
         "swapped": links.compare(explored.slug(right.id), explored.slug(left.id)),
     }
@@ -193,8 +192,10 @@ def _compared(
 
 def _side(briefs: Briefs, shelf: Shelf, matched: Matched, apart: Int64[np.ndarray, " latent"]) -> Side:
     """`apart` are latents without a close pair, dead ones among them."""
-    by_effect = _ordered(briefs.browser, shelf.id, Chosen(show="alive"), "effect")
-    new = by_effect[np.isin(by_effect, apart)]
+    by_effect = briefs.browser.ordered(shelf.id, Chosen(show="alive"), "effect", True)
+    is_apart = np.zeros(shelf.n_latents, bool)
+    is_apart[apart] = True
+    new = by_effect[is_apart[by_effect]]
     shared = [(limit, share(int((matched.cosines >= limit).sum()), shelf.alive)) for limit in SHARED]
     cards = briefs.browser.cards_at([card_id(shelf.id, latent) for latent in new[:_NEW].tolist()])
     shown = [briefs.brief(card, story=False) for card in cards]
@@ -204,20 +205,10 @@ def _side(briefs: Briefs, shelf: Shelf, matched: Matched, apart: Int64[np.ndarra
 
 def _living(browser: FeatureBrowser, left: Shelf, right: Shelf, matched: Matched) -> Matched:
     """The pairs of which neither latent is dead."""
-    dead, dead_others = (_ordered(browser, shelf.id, Chosen(show="dead"), "latent") for shelf in (left, right))
-    living = ~(np.isin(matched.latents, dead) | np.isin(matched.others, dead_others))
+    alive, others_alive = (browser.column(shelf.id, "density") > 0 for shelf in (left, right))
+    living = alive[matched.latents] & others_alive[matched.others]
     columns = (matched.latents[living], matched.others[living], matched.cosines[living])
     return Matched(*columns, matched.n_first, matched.n_second)
-
-
-def _ordered(browser: FeatureBrowser, dictionary: int, chosen: Chosen, sort: str) -> Int64[np.ndarray, " latent"]:
-    """Latents of a dictionary by number, or the largest value first: without their cards, there may be very many."""
-
-    def column(name: str) -> np.ndarray:
-        query = "SELECT body FROM card_columns WHERE dictionary = ? AND name = ?"
-        return np.frombuffer(browser.rows(query, (dictionary, name))[0][0], TYPES[name])
-
-    return chosen_latents(column, chosen, None, sort, sort != "latent")
 
 
 def share(count: int, n: int) -> dict[str, Any]:

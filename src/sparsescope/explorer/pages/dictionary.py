@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...features.browsing import Shelf
+from ...features.browsing import FeatureBrowser, Shelf
+from ...features.card import Card
 from ...features.overview import Overview
 from ...report.charts import colour
 from ...report.words import Entry, kind
@@ -90,16 +91,7 @@ def dictionary_page(explored: Explored, links: Links, slug: str, query: Query) -
     overview = browser.overview(shelf.id) if shelf.prepared else None
     chosen = read_choice(query, explained=shelf.explained > 0)
     height = choice(query, "y", tuple(HEIGHTS), _first_height(overview))
-    total = browser.count(shelf.id, chosen.rule)
-    chosen = chosen.within(total)
-    cards = browser.cards(
-        shelf.id,
-        chosen.rule,
-        sort=chosen.sort,
-        descending=chosen.descending,
-        offset=chosen.offset,
-        limit=chosen.size,
-    )  # fmt: skip
+    chosen, cards, total = _table(browser, shelf, chosen)
     report = explored.report
     entry = entries_by_name(report).get(shelf.name)
     values = {
@@ -127,6 +119,24 @@ def dictionary_page(explored: Explored, links: Links, slug: str, query: Query) -
     return Page(
         "dictionary.html", shelf.name, "dictionary", values, scripts=scripts, styles=("dictionary.css",), rows=rows
     )
+
+
+def _table(browser: FeatureBrowser, shelf: Shelf, chosen: Choice) -> tuple[Choice, list[Card], int]:
+    """The page of the table that is asked for, or the last one where there are not so many; and how many are chosen."""
+
+    def page(of: Choice) -> tuple[list[Card], int]:
+        return browser.page(
+            shelf.id,
+            of.rule,
+            sort=of.sort,
+            descending=of.descending,
+            offset=of.offset,
+            limit=of.size,
+        )
+
+    cards, total = page(chosen)
+    within = chosen.within(total)
+    return (chosen, cards, total) if within.offset == chosen.offset else (within, *page(within))
 
 
 def _address(links: Links, slug: str, chosen: Choice, height: str, **changed: object) -> str:
