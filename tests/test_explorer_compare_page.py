@@ -26,14 +26,14 @@ def compared(explored: Explored, first: str, second: str, **query: str) -> Any:
     return compare_page(explored, ServedLinks(), first, second, query=query).values
 
 
-def alive(dictionary: int) -> set[int]:
+def active(dictionary: int) -> set[int]:
     """The latents that ever fire in the made-up world."""
     world = world_of(LATENTS)
     return {latent for latent in range(LATENTS) if len(world.active(dictionary, latent)[0])}
 
 
 def test_counts_and_new_latents_are_those_of_the_planted_pairs(explored_run: Path) -> None:  # noqa: F811
-    living = alive(0), alive(1)
+    living = active(0), active(1)
     pairs = [(i, j, c) for i, j, c in planted_pairs(LATENTS, 1) if i in living[0] and j in living[1]]
     assert len(pairs) < len(planted_pairs(LATENTS, 1)), "no dead latent is in a pair: nothing is tested"
     for turned in (False, True):

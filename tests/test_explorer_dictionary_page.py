@@ -23,7 +23,7 @@ from sparsescope.explorer.rendering import number, percent, render
 
 SHOWN = {
     "all": lambda card: True,
-    "alive": lambda card: card.density > 0,
+    "active": lambda card: card.density > 0,
     "dead": lambda card: card.density == 0,
     "dense": lambda card: card.density > 0.1,
     "explained": lambda card: card.explanation is not None,
@@ -254,7 +254,7 @@ def static_copy(explored, folder):
 QUERIES = (
     {},
     {"sort": "density", "order": "asc", "page": "2"},
-    {"sort": "effect", "order": "asc", "show": "alive", "y": "effect"},
+    {"sort": "effect", "order": "asc", "show": "active", "y": "effect"},
     {"q": "density>0.01 score<=0.9", "show": "explained", "sort": "f1"},
     {"q": ")", "sort": "latent"},
     {"q": "nothinglikethis"},

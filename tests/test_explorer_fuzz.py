@@ -38,7 +38,7 @@ ELEMENTS, ATTRIBUTES = set(_ELEMENTS.split()), set(_ATTRIBUTES.split())
 _VALUES = """
 0 1 -1 59 60 99999999999999999999 1e309 nan ٣ ' " % * ?* -a x*y </p> {{7*7}} 🙂 \u202e ../../etc/passwd
 <script>alert(1)</script> token:* token:" token:")" token:*ing words:capital label: dictionary:x f1> f1>=0.1
-effect<1e400 score>nan words:\0 score density latent effect desc asc dead dense explained all alive closest
+effect<1e400 score>nan words:\0 score density latent effect desc asc dead dense explained all active closest
 """
 _NAMES = """
 q page sort order show y first second dictionary text rule kind scope limit descending density score low high by mode

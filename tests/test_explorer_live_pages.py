@@ -257,9 +257,9 @@ def test_the_prompt_page(explored_run: Path, browser: Any) -> None:  # noqa: F81
 def test_the_panel_of_a_latent(explored_run: Path, browser: Any) -> None:  # noqa: F811
     explored = Explored(explored_run)
     shelf = explored.shelves()[0]
-    alive = next(card.latent for card in explored.browser().cards(shelf.id) if card.density > 0)
+    active = next(card.latent for card in explored.browser().cards(shelf.id) if card.density > 0)
     with serving(explored_run, lab_of(explored_run)) as found, visiting(browser, found.url) as visit:
-        page = visit(f"/dictionary/{explored.slug(shelf.id)}/latent/{alive}")
+        page = visit(f"/dictionary/{explored.slug(shelf.id)}/latent/{active}")
         page.fill("[data-text]", TEXT)
         page.click("[data-act=ablate]")
         page.wait_for_selector(".live-result .predictions", timeout=WAIT)

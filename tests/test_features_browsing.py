@@ -61,7 +61,7 @@ def same(found: list[Card], expected: list[Card]) -> None:
 
 KINDS: dict[str, Callable[[Card], bool]] = {
     "all": lambda card: True,
-    "alive": lambda card: card.density > 0,
+    "active": lambda card: card.density > 0,
     "dead": lambda card: card.density == 0,
     "dense": lambda card: card.density > 0.1,
     "explained": lambda card: card.explanation is not None,
@@ -86,13 +86,13 @@ def test_tables_of_latents_are_sorted_chosen_and_paged_as_brute_force_does(
             page, total = browser.page(2, sort=sort, descending=descending, offset=100, limit=7)
             same(page, expected[100:107])
             assert total == len(expected)
-            alive = Chosen(show="alive", ranges=(("maximum", 2.0, 6.0), ("effect", None, 0.9)))
+            active = Chosen(show="active", ranges=(("maximum", 2.0, 6.0), ("effect", None, 0.9)))
             some = [
                 c
                 for c in expected
                 if c.density > 0 and 2 <= c.maximum <= 6 and c.effect is not None and c.effect <= 0.9
             ]
-            same(browser.cards(2, alive, sort=sort, descending=descending, limit=500), some)
+            same(browser.cards(2, active, sort=sort, descending=descending, limit=500), some)
     for show, holds in KINDS.items():
         expected = [card for card in mine if holds(card)]
         same(browser.cards(2, Chosen(show=show), limit=500), expected)
@@ -314,8 +314,8 @@ def test_matches_overviews_and_shelves_are_what_was_put(browser: FeatureBrowser,
     assert [(d, n) for d, n, _ in browser.counterparts(2, 4)] == [(1, 3)]
     for shelf in browser.shelves():
         mine = [card for card in truth if card.dictionary == shelf.id]
-        counts = (shelf.n_latents, shelf.alive, shelf.dead, shelf.dense, shelf.explained)
-        assert counts == tuple(sum(map(KINDS[kind], mine)) for kind in ("all", "alive", "dead", "dense", "explained"))
+        counts = (shelf.n_latents, shelf.active, shelf.dead, shelf.dense, shelf.explained)
+        assert counts == tuple(sum(map(KINDS[kind], mine)) for kind in ("all", "active", "dead", "dense", "explained"))
         assert (shelf.kind, shelf.prepared) == ("dictionary", True)
         overview = browser.overview(shelf.id)
         for y in ("score", "f1", "effect"):
@@ -331,7 +331,7 @@ def test_many_latents_are_drawn_as_cells_that_account_for_all() -> None:
     density, effect = 10 ** source.uniform(-5, 0, 5000), source.exponential(1, 5000)
     rows = [(n, d, None if n % 2 else 0.5, None, e, 1) for n, (d, e) in enumerate(zip(density, effect, strict=True))]
     counts, scatters = overview_of([*rows, (5000, 0.0, 0.3, None, None, 0)], 0.1)
-    assert counts == {"latents": 5001, "alive": 5000, "dead": 1, "dense": int((density > 0.1).sum()), "explained": 5000}
+    assert counts == {"latents": 5001, "active": 5000, "dead": 1, "dense": int((density > 0.1).sum()), "explained": 5000}
     assert scatters["f1"] == []
     assert sum(cell[3] for cell in scatters["score"]) == 2500
     assert all(cell[1] == 0.5 and cell[2] % 2 == 0 for cell in scatters["score"])

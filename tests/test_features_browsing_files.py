@@ -47,7 +47,7 @@ def ask_everything(browser: FeatureBrowser) -> None:
     for sort in ("latent", *SORTABLE):
         for descending in (False, True):
             browser.cards(1, sort=sort, descending=descending)
-            browser.cards(1, Chosen("more", "alive", (("f1", 0.1, None),)), sort=sort, descending=descending)
+            browser.cards(1, Chosen("more", "active", (("f1", 0.1, None),)), sort=sort, descending=descending)
     browser.count(1), browser.count(1, Chosen("more", "dense"))
     browser.statistics(1, 3), browser.explanations_of(1, 3), browser.scores_of(1, 3), browser.shown_quantiles(1, 3)
     browser.shown(1, 3), browser.apart(1, 3, 4), browser.matched(1, 2), browser.counterparts(1, 3)

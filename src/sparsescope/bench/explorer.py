@@ -90,7 +90,7 @@ def pages_of(latents: int) -> Mapping[str, str]:
         "run": "/",
         "dictionary": first,
         "dictionary, sorted, far down": asked(second, sort="score", order="desc", page=max(1, latents // 100)),
-        "dictionary, filtered": asked(first, q="more", show="alive", sort="effect", order="desc"),
+        "dictionary, filtered": asked(first, q="more", show="active", sort="effect", order="desc"),
         "latent": f"{first}/latent/{latents // 2}",
         "latent, dense": f"{second}/latent/{7 + latents // 100 * 50}",
         "latent, dead": f"{first}/latent/19",

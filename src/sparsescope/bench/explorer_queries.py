@@ -35,7 +35,7 @@ def queries(latents: int) -> Mapping[str, Query]:
         "page of common words": lambda b, n: b.cards(1, Chosen("token"), sort="score", offset=n // 10),
         "page of words and ranges": lambda b, n: b.cards(
             2,
-            Chosen("number", "alive", (("score", 0.5, None), ("density", None, 0.01))),
+            Chosen("number", "active", (("score", 0.5, None), ("density", None, 0.01))),
             sort="effect",
             descending=True,
         ),
@@ -44,7 +44,7 @@ def queries(latents: int) -> Mapping[str, Query]:
         ),
         "page of a narrow range": lambda b, n: b.cards(1, Chosen(ranges=(("f1", 0.985, None),)), sort="density"),
         "count of all": lambda b, n: b.count(1),
-        "count of alive": lambda b, n: b.count(1, Chosen(show="alive")),
+        "count of active": lambda b, n: b.count(1, Chosen(show="active")),
         "count of words": lambda b, n: b.count(1, Chosen("more")),
         "search a rare word": lambda b, n: b.by_words(f"number{n}"),
         "search a common word": lambda b, n: b.by_words("token"),
@@ -66,8 +66,8 @@ def queries(latents: int) -> Mapping[str, Query]:
     for column in SORTABLE:
         for end, descending in (("up", False), ("down", True)):
             found[f"page by {column}, {end}"] = _page(column, descending, None)
-            found[f"page of alive by {column}, {end}"] = _page(column, descending, Chosen(show="alive"))
-            found[f"first page of alive by {column}, {end}"] = _first_page(column, descending)
+            found[f"page of active by {column}, {end}"] = _page(column, descending, Chosen(show="active"))
+            found[f"first page of active by {column}, {end}"] = _first_page(column, descending)
     return found
 
 
@@ -76,7 +76,7 @@ def _page(column: str, descending: bool, chosen: Chosen | None) -> Query:
 
 
 def _first_page(column: str, descending: bool) -> Query:
-    return lambda b, n: b.cards(2, Chosen(show="alive"), sort=column, descending=descending)
+    return lambda b, n: b.cards(2, Chosen(show="active"), sort=column, descending=descending)
 
 
 def measure_queries(database: Path, latents: int, repeats: int, seed: int = 0) -> list[dict[str, Any]]:

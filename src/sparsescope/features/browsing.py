@@ -45,7 +45,7 @@ class Shelf:
     site: str
     kind: str
     n_latents: int
-    alive: int
+    active: int
     dead: int
     dense: int
     explained: int
@@ -285,7 +285,7 @@ class FeatureBrowser(FeatureReader):
 def _shelf(number: int, name: str, method: str, site: str, facts: str, counts: str | None, prepared: int) -> Shelf:
     kind = str(json.loads(facts).get("kind", "dictionary"))
     found = json.loads(counts) if counts else {}
-    numbers = (found.get(key, 0) for key in ("latents", "alive", "dead", "dense", "explained"))
+    numbers = (found.get(key, 0) for key in ("latents", "active", "dead", "dense", "explained"))
     return Shelf(number, name, method, site, kind, *(*numbers, bool(prepared)))
 
 

@@ -22,7 +22,7 @@ Column = Callable[[str], np.ndarray]
 TYPES: Mapping[str, str] = {"latent": "<i8", "explained": "|b1", **dict.fromkeys(SORTABLE, "<f8")}
 SHOWN: Mapping[str, Callable[[Column], Bool[np.ndarray, " latent"] | None]] = {
     "all": lambda column: None,
-    "alive": lambda column: column("density") > 0,
+    "active": lambda column: column("density") > 0,
     "dead": lambda column: column("density") == 0,
     "dense": lambda column: column("density") > DENSE,
     "explained": lambda column: column("explained"),

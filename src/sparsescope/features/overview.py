@@ -18,7 +18,7 @@ Point = tuple[float, float, int, int]
 
 @dataclass(frozen=True)
 class Overview:
-    """`counts` of latents: "latents", "alive", "dead", "dense" and "explained"."""
+    """`counts` of latents: "latents", "active", "dead", "dense" and "explained"."""
 
     counts: Mapping[str, int]
     scatters: Mapping[str, Sequence[Point]]
@@ -34,11 +34,11 @@ Row = tuple[int, float, float | None, float | None, float | None, int]
 
 def overview_of(rows: Sequence[Row], dense: float) -> tuple[dict[str, int], dict[str, list[Point]]]:
     """Counts and scatters of the latents of a dictionary; `dense` is the density above which a latent is that."""
-    alive = sum(row[1] > 0 for row in rows)
+    active = sum(row[1] > 0 for row in rows)
     counts = {
         "latents": len(rows),
-        "alive": alive,
-        "dead": len(rows) - alive,
+        "active": active,
+        "dead": len(rows) - active,
         "dense": sum(row[1] > dense for row in rows),
         "explained": sum(bool(row[5]) for row in rows),
     }

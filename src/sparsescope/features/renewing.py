@@ -42,6 +42,12 @@ def forget_simulations(database: "FeatureDatabase", dictionary: int) -> None:
         database.connection.execute(query, (dictionary,))
 
 
+def forget_preparation(database: "FeatureDatabase", dictionary: int) -> None:
+    """Let a dictionary count as not prepared; what is there stays until it is put again."""
+    with database.transaction():
+        database.connection.execute("DELETE FROM prepared WHERE dictionary = ?", (dictionary,))
+
+
 def context_numbers(
     database: "FeatureReader", dictionary: int, latent: int, kind: str, split: str = "test"
 ) -> Int64[np.ndarray, " n"]:

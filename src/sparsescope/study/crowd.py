@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from typing_extensions import Self
@@ -15,7 +15,23 @@ from ..bench.processes import Piped, on_threads
 from ..errors import ResourceError, SparsescopeError
 from .workshop import Task, Workshop, opening
 
-_COMMAND = (sys.executable, "-c", "from sparsescope.study.workshop import serve; serve()")
+
+
+@dataclass(frozen=True)
+class Trade:
+    """What the workers of a crowd do: `module` has their `serve`, `done` is what becomes of a dictionary.
+
+    `remedy` is what to do when one of them was killed.
+    """
+
+    module: str
+    done: str
+    remedy: str
+
+
+EXPLAINING = Trade(
+    "sparsescope.study.workshop", "explained", "go on with --resume, and with --jobs 1 where memory is short"
+)
 
 
 class Crowd:
@@ -25,8 +41,8 @@ class Crowd:
     hand, because `multiprocessing` would run the caller's main module again.
     """
 
-    def __init__(self, workshop: Workshop, size: int) -> None:
-        self._workers = [_Worker(workshop) for _ in range(size)]
+    def __init__(self, workshop: Workshop, size: int, trade: Trade = EXPLAINING) -> None:
+        self._workers = [_Worker(workshop, trade) for _ in range(size)]
 
     def work(self, tasks: Sequence[Task]) -> Iterator[Task]:
         """Each task as it is finished. Raises what the worker raised; what others are at is then given up."""
@@ -64,19 +80,21 @@ class Crowd:
 class _Worker(Piped):
     """One process."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        super().__init__(_COMMAND, {**os.environ, **on_threads(1, os.environ)}, apart=True)
+    def __init__(self, workshop: Workshop, trade: Trade) -> None:
+        command = (sys.executable, "-c", f"from {trade.module} import serve; serve()")
+        super().__init__(command, {**os.environ, **on_threads(1, os.environ)}, apart=True)
+        self._trade = trade
         self.send(**opening(workshop.run, workshop.folder, workshop.means))
 
     def work(self, task: Task) -> None:
         answer = self.ask(**asdict(task))
         if answer.get("code") == -signal.SIGKILL:
             raise ResourceError(
-                f"{task.name} could not be explained: its process was killed from outside, as happens when memory is "
-                "short. What was finished is kept: go on with --resume, and with --jobs 1 where memory is short."
+                f"{task.name} could not be {self._trade.done}: its process was killed from outside, as happens when "
+                f"memory is short. What was finished is kept: {self._trade.remedy}."
             )
         if "code" in answer:
-            raise ResourceError(f"{task.name} could not be explained: {answer['error']}")
+            raise ResourceError(f"{task.name} could not be {self._trade.done}: {answer['error']}")
         if "error" in answer and answer["type"] is None:
             raise RuntimeError(answer["error"]) from RuntimeError(self.told())
         if "error" in answer:

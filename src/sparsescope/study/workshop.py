@@ -246,21 +246,32 @@ def _nothing(task: Task, dictionary: Dictionary) -> Record:
 
 
 def serve() -> None:
-    """What a worker process does: tasks come on stdin, one JSON object a line; an answer to each goes to stdout."""
+    """What a worker process does that explains: its tasks come on stdin."""
+
+    def opened(first: dict[str, Any]) -> Callable[[Task], None]:
+        return Workshop(Path(first["run"]), Path(first["folder"]), Means(**first["means"])).work
+
+    answer(opened)
+
+
+def answer(opened: Callable[[dict[str, Any]], Callable[[Task], None]]) -> None:
+    """Do what comes on stdin, one JSON object a line: first what `opened` takes, then tasks for what it returns.
+
+    An answer to each task goes to stdout.
+    """
     torch.set_num_threads(1)
     answers, sys.stdout = sys.stdout, sys.stderr
-    first = json.loads(sys.stdin.readline())
-    workshop = Workshop(Path(first["run"]), Path(first["folder"]), Means(**first["means"]))
+    work = opened(json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         try:
-            workshop.work(Task(**json.loads(line)))
-            answer: dict[str, Any] = {}
+            work(Task(**json.loads(line)))
+            said: dict[str, Any] = {}
         except SparsescopeError as error:
-            answer = {"error": str(error), "type": type(error).__name__}
+            said = {"error": str(error), "type": type(error).__name__}
         except Exception as error:  # a fault of ours: the traceback is for --debug alone
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__} in a worker process: {error}", "type": None}
-        answers.write(json.dumps(answer) + "\n")
+            said = {"error": f"{type(error).__name__} in a worker process: {error}", "type": None}
+        answers.write(json.dumps(said) + "\n")
         answers.flush()
 
 

@@ -9,7 +9,7 @@
   const DENSE = 0.1;
   const COLUMN = { latent: 0, density: 1, maximum: 2, entropy: 3, score: 4, f1: 5, effect: 6 };
   const SHOWS = {
-    all: () => true, alive: (row) => row[1] > 0, dead: (row) => row[1] === 0, dense: (row) => row[1] > DENSE,
+    all: () => true, active: (row) => row[1] > 0, dead: (row) => row[1] === 0, dense: (row) => row[1] > DENSE,
     explained: (row) => row[7] !== null,
   };
   const BOUND = /^(density|maximum|entropy|score|f1|effect)(<=|>=|<|>)([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)$/;

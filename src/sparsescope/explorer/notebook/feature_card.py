@@ -54,7 +54,7 @@ def shelf_body(shelf: Shelf, cards: Sequence[Card]) -> str:
             ("method", escape(METHODS.get(shelf.method, shelf.method))),
             ("site", escape(shelf.site)),
             ("latents", f"{shelf.n_latents:,}"),
-            ("alive", f"{shelf.alive:,}"),
+            ("active", f"{shelf.active:,}"),
             ("dead", f"{shelf.dead:,}"),
             ("dense", f"{shelf.dense:,}"),
             ("explained", f"{shelf.explained:,}"),

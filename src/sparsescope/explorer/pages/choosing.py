@@ -8,7 +8,7 @@ from ...features.browsing import Chosen
 from ..query import Query, choice, integer, text
 
 SORTS = ("latent", "density", "maximum", "entropy", "score", "f1", "effect")
-SHOWS = ("all", "alive", "dead", "dense", "explained")
+SHOWS = ("all", "active", "dead", "dense", "explained")
 SIZE = 50
 """Latents on a page of the table."""
 _LONGEST = 200

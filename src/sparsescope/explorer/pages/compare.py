@@ -192,21 +192,21 @@ def _compared(
 
 def _side(briefs: Briefs, shelf: Shelf, matched: Matched, apart: Int64[np.ndarray, " latent"]) -> Side:
     """`apart` are latents without a close pair, dead ones among them."""
-    by_effect = briefs.browser.ordered(shelf.id, Chosen(show="alive"), "effect", True)
+    by_effect = briefs.browser.ordered(shelf.id, Chosen(show="active"), "effect", True)
     is_apart = np.zeros(shelf.n_latents, bool)
     is_apart[apart] = True
     new = by_effect[is_apart[by_effect]]
-    shared = [(limit, share(int((matched.cosines >= limit).sum()), shelf.alive)) for limit in SHARED]
+    shared = [(limit, share(int((matched.cosines >= limit).sum()), shelf.active)) for limit in SHARED]
     cards = briefs.browser.cards_at([card_id(shelf.id, latent) for latent in new[:_NEW].tolist()])
     shown = [briefs.brief(card, story=False) for card in cards]
     home = briefs.links.dictionary(briefs.explored.slug(shelf.id))
-    return Side(shelf, home, shared, share(len(new), shelf.alive), len(new), shown)
+    return Side(shelf, home, shared, share(len(new), shelf.active), len(new), shown)
 
 
 def _living(browser: FeatureBrowser, left: Shelf, right: Shelf, matched: Matched) -> Matched:
     """The pairs of which neither latent is dead."""
-    alive, others_alive = (browser.column(shelf.id, "density") > 0 for shelf in (left, right))
-    living = alive[matched.latents] & others_alive[matched.others]
+    active, others_active = (browser.column(shelf.id, "density") > 0 for shelf in (left, right))
+    living = active[matched.latents] & others_active[matched.others]
     columns = (matched.latents[living], matched.others[living], matched.cosines[living])
     return Matched(*columns, matched.n_first, matched.n_second)
 

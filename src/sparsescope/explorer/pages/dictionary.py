@@ -3,7 +3,7 @@
 Everything that can be chosen is in the address:
 
     q        words of explanations, top tokens and labels, and bounds such as density<=0.01
-    show     all, alive, dead, dense or explained
+    show     all, active, dead, dense or explained
     sort     latent, density, maximum, entropy, score, f1 or effect
     order    asc or desc
     page     1 and on, 50 latents each
@@ -162,7 +162,7 @@ def _heads(links: Links, slug: str, chosen: Choice, height: str) -> list[Head]:
 def _tabs(links: Links, slug: str, chosen: Choice, shelf: Shelf, height: str) -> list[Tab]:
     counts = {
         "all": shelf.n_latents,
-        "alive": shelf.alive,
+        "active": shelf.active,
         "dead": shelf.dead,
         "dense": shelf.dense,
         "explained": shelf.explained,

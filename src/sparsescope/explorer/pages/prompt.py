@@ -24,7 +24,7 @@ def prompt_page(explored: Explored, links: Links, *, query: Mapping[str, str]) -
 
     What is active is asked for by the page itself, once it is shown: making the page loads no model.
     """
-    shelves = [shelf for shelf in explored.shelves() if shelf.alive]
+    shelves = [shelf for shelf in explored.shelves() if shelf.active]
     asked = text(query, "dictionary")
     chosen = explored.by_slug(asked) if asked else first_shelf(shelves)
     integer(query, "position", 0)

@@ -117,12 +117,12 @@ def portraits(
             f"{shelf.name!r} has {shelf.n_latents:,} latents, but {len(weights.directions):,} directions were given: "
             "these are the weights of another dictionary."
         )
-    for card in cards(browser, shelf, "alive"):
+    for card in cards(browser, shelf, "active"):
         yield _portrait(browser, card, parts, weights)
 
 
 def cards(browser: FeatureBrowser, shelf: Shelf, show: str) -> Iterator[Card]:
-    """The cards of a dictionary by latent: of those "alive", "dead" or "all"."""
+    """The cards of a dictionary by latent: of those "active", "dead" or "all"."""
     chosen = Chosen(show=show)
     for offset in range(0, browser.count(shelf.id, chosen), _PAGE):
         yield from browser.cards(shelf.id, chosen, offset=offset, limit=_PAGE)
