@@ -69,6 +69,10 @@ def test_only_our_own_host_is_answered(guard: Guard, host: str, status: int) -> 
     assert ask(guarded(guard), headers={"Host": host}).status == status
 
 
+def test_browsers_leave_the_usual_port_out() -> None:
+    assert ask(guarded(guard_for("127.0.0.1", 80, None)), headers={"Host": "127.0.0.1"}).status == 200
+
+
 CROSS = {"Sec-Fetch-Site": "cross-site"}
 
 
@@ -117,6 +121,8 @@ def test_other_machines_need_the_token() -> None:
     assert SECRET not in cookie
     assert ask(application, "/", headers={"Cookie": cookie}).status == 200
     assert ask(application, "/", headers={"Cookie": cookie[:-1]}).status == 403
+    for other in ('foo={"a": 1}', "foo[bar]=1", "a b", "sparsescope="):  # cookies of other servers on this machine
+        assert ask(application, "/", headers={"Cookie": f"{other}; {cookie}"}).status == 200
     assert ask(application, "/", headers={"Cookie": "\x01=;;"}).status == 403
     # A path cannot be made to lead elsewhere.
     assert ask(application, f"//evil.example/?token={SECRET}").headers["location"] == "/evil.example/"

@@ -133,6 +133,12 @@ def test_an_export_replaces_only_an_export(tmp_path: Path) -> None:
     )
     assert export_static(part, target) == done
     assert {file.name for file in tmp_path.iterdir()} == {"pages", "run"}
+    for kept in (target / ".git", tmp_path / "pages.replaced" / "precious", tmp_path / "pages.partial" / "precious"):
+        kept.mkdir(parents=True)  # nothing of somebody else's is deleted, in the folder or beside it
+        with pytest.raises(ConfigurationError, match="something else"):
+            export_static(part, target)
+        assert kept.is_dir()
+        kept.rmdir()
     with pytest.raises(ConfigurationError, match="no dictionary 'topq'"):
         Explored(run, only=["topq"]).shelves()
 

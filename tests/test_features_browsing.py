@@ -331,7 +331,8 @@ def test_many_latents_are_drawn_as_cells_that_account_for_all() -> None:
     density, effect = 10 ** source.uniform(-5, 0, 5000), source.exponential(1, 5000)
     rows = [(n, d, None if n % 2 else 0.5, None, e, 1) for n, (d, e) in enumerate(zip(density, effect, strict=True))]
     counts, scatters = overview_of([*rows, (5000, 0.0, 0.3, None, None, 0)], 0.1)
-    assert counts == {"latents": 5001, "active": 5000, "dead": 1, "dense": int((density > 0.1).sum()), "explained": 5000}
+    dense = int((density > 0.1).sum())
+    assert counts == {"latents": 5001, "active": 5000, "dead": 1, "dense": dense, "explained": 5000}
     assert scatters["f1"] == []
     assert sum(cell[3] for cell in scatters["score"]) == 2500
     assert all(cell[1] == 0.5 and cell[2] % 2 == 0 for cell in scatters["score"])

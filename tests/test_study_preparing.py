@@ -1,6 +1,7 @@
 """A run prepared for the explorer: the same as what its parts say one by one, whole or absent, in any order of work."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linear_sum_assignment
 
 import sparsescope as ss
@@ -24,13 +27,14 @@ from sparsescope.features.browsing import Chosen, FeatureBrowser
 from sparsescope.interpret.base import Explanation
 from sparsescope.interpret.rules import Rules
 from sparsescope.interpret.subject import USUAL
-from sparsescope.study import preparing, survey
+from sparsescope.study import preparer, survey
 from sparsescope.study.contents import load_run_model, read_run
 from sparsescope.study.explaining import explain_run
 from sparsescope.study.means import Means
 from sparsescope.study.prepared import ACTIVE, CONTEXTS, RANDOM, TOP, unprepared
+from sparsescope.study.preparer import Preparer
 from sparsescope.study.preparing import prepare_run
-from sparsescope.study.workshop import Workshop
+from sparsescope.study.workshop import Task, Workshop, opening
 
 RECIPE = """
 model = "builtin:tiny"
@@ -125,9 +129,8 @@ def bits(run: Path) -> dict[str, Any]:
         for first in browser.shelves():
             for second in browser.shelves():
                 match = browser.matched(first.id, second.id)
-                pairs = (
-                    None if match is None else (match.latents.tolist(), match.others.tolist(), match.cosines.tolist())
-                )
+                columns = () if match is None else (match.latents, match.others, match.cosines)
+                pairs = sorted(zip(*(column.tolist() for column in columns), strict=True))
                 found[f"{first.name} and {second.name}"] = pairs
         found["vocabulary"] = browser.texts(range(4096))
         found["strongest"] = browser.rows(
@@ -260,7 +263,7 @@ def test_only_cards_are_made_again_when_explanations_change(
     def refused(*_: Any) -> None:
         raise AssertionError("a dictionary was looked at again")
 
-    monkeypatch.setattr(preparing, "survey", refused)
+    monkeypatch.setattr(preparer, "survey", refused)
     prepare_run(explained)
     assert unprepared(explained) == []
     after = bits(explained)
@@ -296,7 +299,7 @@ def predictions_are_the_simulators(run: Path) -> None:
                     assert each.simulated is not None
                     wanted = level[: len(each.ids)] / 10 * card.maximum
                     assert each.simulated == pytest.approx(wanted, abs=0.008 * card.maximum)
-        silent = browser.cards(at, Chosen(show="alive"), limit=99)
+        silent = browser.cards(at, Chosen(show="active"), limit=99)
         other = next(card for card in silent if card.explanation is None)
         assert all(each.simulated is None for each in browser.shown(at, other.latent))
 
@@ -352,6 +355,27 @@ def test_a_killed_command_loses_nothing_and_goes_on_to_the_same(plain: Path, pre
     assert bits(run) == bits(prepared)
 
 
+def test_what_worker_processes_do_gives_the_same(
+    plain: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The crowd of `explaining` starts them; here one serves in this process, the tasks being on its stdin."""
+    run, threads, answers = copied(plain, tmp_path / "run"), torch.get_num_threads(), io.StringIO()
+    Preparer(run).put_text()
+    tasks = [asdict(Task(name, "dictionary", name)) for name in NAMES[:2]]
+    lines = [opening(run, run, Means()), *tasks, tasks[0], asdict(Task("x", "dictionary", "x"))]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(line) + "\n" for line in lines)))
+    monkeypatch.setattr(sys, "stdout", answers)
+    try:
+        preparer.serve()
+    finally:
+        torch.set_num_threads(threads)
+    *done, wrong = map(json.loads, answers.getvalue().splitlines())
+    assert done == [{}, {}, {}]
+    assert "KeyError" in wrong["error"]
+    one, other = bits(run), bits(prepared)
+    assert [one[name] for name in NAMES[:2]] == [other[name] for name in NAMES[:2]]
+
+
 def _prepared(run: Path) -> list[str]:
     try:
         with FeatureBrowser.open(run / "features.sqlite") as browser:
@@ -372,7 +396,7 @@ def test_what_is_there_is_left_alone(prepared: Path, tmp_path: Path, monkeypatch
         looked.append(dictionary.provenance.name)
         return whole(dictionary, *rest)
 
-    monkeypatch.setattr(preparing, "survey", noted)
+    monkeypatch.setattr(preparer, "survey", noted)
     prepare_run(run, [NAMES[0]], again=True)
     assert looked == [NAMES[0]]
     # The dictionary of another name that is asked for, and what was made of another run, is done anew.

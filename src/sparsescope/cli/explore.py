@@ -56,10 +56,10 @@ def _prepared(options: ExploreOptions, console: "Console") -> "Explored":
         prepare(options.run, options.dictionary, console)
     except SparsescopeError as error:
         try:
-            whole = all(shelf.prepared for shelf in explored.shelves())
+            some = any(shelf.prepared for shelf in explored.shelves())
         except SparsescopeError:
-            whole = False
-        if not whole:
+            some = False
+        if not some:
             raise
         console.say(f"shown as it was prepared before, and may be out of date: {error}", style="yellow")
     explored.shelves()  # complains of names that the run does not have

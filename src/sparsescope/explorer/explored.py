@@ -14,6 +14,8 @@ from .query import NotThere
 
 DATABASE = "features.sqlite"
 _MANIFEST, _REPORT, _UNFINISHED = "manifest.json", "report.json", "plan.json"
+_SHAPES = {"run": dict, "dictionaries": list, "interpretation": dict, "patching": dict}
+"""What a report holds, where it does."""
 _SLUG = 80  # characters
 _TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _Signature = tuple[tuple[int, int, int] | None, ...]
@@ -52,7 +54,13 @@ class Explored:
     def report(self) -> Mapping[str, Any]:
         """Every number of the report; {} where it was not written."""
         file = self.path / _REPORT
-        return self._json(file) if file.is_file() else {}
+        found = self._json(file) if file.is_file() else {}
+        for key, kind in _SHAPES.items():
+            if not isinstance(found.get(key), kind | None):
+                raise ArtifactError(
+                    f"{file} is no report: its {key!r} is no {kind.__name__}. 'sparsescope report RUN' writes it again."
+                )
+        return found
 
     @property
     def title(self) -> str:

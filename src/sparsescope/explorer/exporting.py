@@ -34,6 +34,11 @@ from .pages.search import search_page
 from .rendering import Page, render
 
 MARK = "sparsescope-pages.json"
+_OURS = {
+    *(MARK, "index.html", "search.html", "compare.html", "circuit.html"),
+    *("asset", "data", "dictionary", "compare", "circuit"),
+}
+"""All that an export has at its top: a folder with anything else in it is not replaced."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -64,17 +69,17 @@ def export_static(explored: Explored, folder: str | Path, *, progress: Progress 
 
         export_static(Explored("runs/demo", only=["topk-k_16-x4"]), "public/demo")
     """
-    target = Path(folder)
-    _check_free(target)
-    draft = target.with_name(target.name + ".partial")
-    _check_free(draft)
+    target = Path(folder).absolute()
+    draft, old = (target.with_name(target.name + ending) for ending in (".partial", ".replaced"))
+    for place in (target, draft, old):
+        _check_free(place)
+    made = {"sparsescope": __version__, "run": explored.title}
     try:
         _remove(draft)
-        (draft / "asset").mkdir(parents=True)
-        made = {"sparsescope": __version__, "run": explored.title}
+        draft.mkdir(parents=True)
         (draft / MARK).write_text(json.dumps(made, indent=2) + "\n", "utf-8")
         done = _write(explored, draft, progress)
-        _put_in_place(draft, target)
+        _put_in_place(draft, target, old)
     except OSError as error:
         raise StorageError(
             f"could not write {error.filename or draft}: {error.strerror or error}. Free some space there, or make it "
@@ -124,11 +129,16 @@ def _put(file: Path, body: bytes) -> int:
 
 
 def _check_free(folder: Path) -> None:
-    """Refuse a place that holds anything but an earlier export."""
+    """Refuse a place that holds anything but an earlier export, whole or not."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ConfigurationError(f"{folder} is not a folder: choose another for the pages.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise ConfigurationError(f"{folder} holds something else than pages of a run: choose an empty or a new folder.")
+    held = {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(held - _OURS) if MARK in held else sorted(held)
+    if foreign:
+        raise ConfigurationError(
+            f"{folder} holds something else than pages of a run ({', '.join(foreign[:3])}): choose an empty or a new "
+            "folder, or move that away."
+        )
 
 
 def _remove(folder: Path) -> None:
@@ -136,9 +146,8 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _put_in_place(draft: Path, target: Path) -> None:
-    """Rename the whole export to its place. What was there before goes last."""
-    old = target.with_name(target.name + ".replaced")
+def _put_in_place(draft: Path, target: Path, old: Path) -> None:
+    """Rename the whole export to its place. What was there before goes last, by way of `old`."""
     _remove(old)
     if target.is_dir():
         os.rename(target, old)

@@ -10,7 +10,6 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -65,7 +64,8 @@ def guard_for(host: str, port: int, access: str | None) -> Guard:
             f"--token needs {SHORTEST} or more printable ASCII characters, this has {len(access)}."
         )
     names = {host, "127.0.0.1", "localhost"} if local else ()
-    hosts = {f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names}
+    spelled = [f"[{name}]" if ":" in name else name for name in names]
+    hosts = {f"{name}:{port}" for name in spelled} | (set(spelled) if port == 80 else set())  # which browsers leave out
     # Browsers share cookies between the ports of a host, hence the port in the name.
     return Guard(frozenset(hosts), access, f"sparsescope-{port}")
 
@@ -127,11 +127,10 @@ class Guarded:
         return (413, f"A request may have {LARGEST:,} bytes.") if int(length) > LARGEST else None
 
     def _admitted(self, headers: dict[str, list[str]]) -> bool:
-        try:
-            found = SimpleCookie("; ".join(headers.get("cookie", []))).get(self.guard.cookie)
-        except CookieError:
-            return False
-        return found is not None and _same(found.value, _cookie_value(self.guard.access or ""))
+        # Cookies of other servers on this machine come too, in any spelling: only ours is looked at.
+        pairs = [each.strip().partition("=") for each in "; ".join(headers.get("cookie", [])).split(";")]
+        known = _cookie_value(self.guard.access or "")
+        return any(name == self.guard.cookie and _same(value, known) for name, _, value in pairs)
 
     def _admission(self, scope: Scope) -> list[tuple[bytes, bytes]] | None:
         """To the same address without the token in it, with a cookie; None where the token is absent or wrong."""

@@ -2,6 +2,7 @@
 
 import socket
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ..errors import ConfigurationError
 from .app import make_app
@@ -41,7 +42,7 @@ class ExplorerServer:
         self.port: int = self._socket.getsockname()[1]
         self.guard = guard_for(host, self.port, token)
         shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self.port}/" + (f"?token={token}" if token else "")
+        self.url = f"http://{shown}:{self.port}/" + (f"?token={quote(token, safe='')}" if token else "")
         self._server = _server(make_app(explored, self.guard, lab))
 
     def __enter__(self) -> "ExplorerServer":

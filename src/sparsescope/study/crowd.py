@@ -16,7 +16,6 @@ from ..errors import ResourceError, SparsescopeError
 from .workshop import Task, Workshop, opening
 
 
-
 @dataclass(frozen=True)
 class Trade:
     """What the workers of a crowd do: `module` has their `serve`, `done` is what becomes of a dictionary.

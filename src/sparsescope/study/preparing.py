@@ -12,25 +12,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
+from ..bench.machine import cores
 from ..dictionaries import Dictionary
 from ..features.browsing import FeatureBrowser
-from ..features.cards import mark_prepared, put_cards, put_matches, put_overview, put_simulations, put_vocabulary
-from ..features.database import KINDS, FeatureDatabase
-from ..features.renewing import context_numbers, forget_simulations, renew_rankings
-from ..features.stored_fragments import stored_fragments
-from ..interpret.base import LEVELS
-from ..interpret.material import EXPLAINING, SCORING, Material, prepare
-from ..interpret.rules import Rules
+from ..features.cards import put_matches
+from ..features.database import FeatureDatabase
+from ..features.renewing import forget_preparation
 from ..metrics.geometry import match
+from .contents import Contents
+from .crowd import Crowd, Trade
 from .directory import open_run
-from .means import Means
 from .members import Trained
-from .prepared import DATABASE, SEED, chosen, needs, settings_of, unprepared, words_of
-from .survey import survey
-from .survey_cards import Said, best_said, cards_of, renewed
-from .workshop import Workshop
+from .prepared import chosen, unprepared
+from .preparer import Preparer
+from .workshop import Task
 
 __all__ = ["prepare_run", "unprepared"]
 
@@ -38,6 +33,9 @@ Progress = Callable[[str, int, int], None]
 FULL_MATCH = 4096
 FLOOR = 0.5
 """Dictionaries of more latents are matched by cosines of at least this alone: a full matching takes minutes."""
+_WORTH = 2000  # latents: for fewer, starting processes takes longer than the work
+_MOST = 4  # processes: each holds the model
+_PREPARING = Trade("sparsescope.study.preparer", "prepared", "run the same command again, or name fewer dictionaries")
 
 
 def prepare_run(
@@ -45,6 +43,7 @@ def prepare_run(
     dictionaries: Sequence[str] = (),
     *,
     again: bool = False,
+    jobs: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Put every latent of a run's dictionaries (of those named, else all) into `RUN/features.sqlite`.
@@ -52,153 +51,83 @@ def prepare_run(
     Contexts, statistics, histograms, the effect of ablating each on its strongest contexts, truth labels where the
     text has any, predictions of explanations by rules, cards, and matches between the autoencoders of a site. What is
     there and up to date is left alone, unless `again`. A run that was explained keeps the text it was explained on; in
-    another, what `explain` would use by default is put, so that explaining it later changes nothing here.
+    another, what `explain` would use by default is put, so that explaining it later changes nothing here. `jobs`
+    dictionaries are worked on at a time (default: one per core, four at most, where there is much to do).
 
     Raises `ArtifactError` for what is no whole run or is damaged, `ConfigurationError` for an unknown dictionary,
     `ModelError` where the model cannot be loaded, `StorageError` where nothing can be written.
 
         prepare_run("runs/demo")
     """
-    home = Path(run)
+    home, tell = Path(run), progress or (lambda stage, done, total: None)
     stale = chosen(home, dictionaries) if again else unprepared(home, dictionaries)
-    if stale:
-        _Preparation(home, progress).carry_out(stale, again)
+    if not stale:
+        return
+    open_run(home)  # every file is compared with its checksum
+    preparer = Preparer(home)
+    preparer.put_text()
+    with FeatureDatabase.open(preparer.path) as database:
+        if again:
+            for stored in database.dictionaries():
+                if stored.name in stale:
+                    forget_preparation(database, stored.id)
+        _put(preparer, stale, jobs, tell)
+        _put_matches(database, preparer.contents, tell)
 
 
-class _Preparation:
-    """A run that is being prepared."""
+def _put(preparer: Preparer, names: Sequence[str], jobs: int | None, tell: Progress) -> None:
+    """All dictionaries; progress is told in latents."""
+    sizes = {name: preparer.contents.dictionaries[name].n_latents for name in names}
+    total, done = sum(sizes.values()), 0
+    size = min(jobs or (min(cores(), _MOST) if total >= _WORTH else 1), len(names))
+    tell("preparing latents", 0, total)
+    # The largest first, so that no process is left alone with it at the end.
+    tasks = [Task(name, "dictionary", name) for name in sorted(names, key=lambda name: -sizes[name] if size > 1 else 0)]
+    if size > 1:
+        with Crowd(preparer.workshop, size, _PREPARING) as crowd:
+            for task in crowd.work(tasks):
+                done += sizes[task.name]
+                tell("preparing latents", done, total)
+        return
+    for task in tasks:
+        preparer.work(task, partial(_after, tell, done, total))
+        done += sizes[task.name]
+        tell("preparing latents", done, total)
 
-    def __init__(self, run: Path, progress: Progress | None) -> None:
-        open_run(run)  # every file is compared with its checksum
-        self.workshop = Workshop(run, run, Means())
-        self.path, self.progress = run / DATABASE, progress or (lambda stage, done, total: None)
-        self.contents = self.workshop.contents
-        self.rules: Rules | None = None
 
-    def carry_out(self, names: Sequence[str], again: bool) -> None:
-        """Prepare dictionaries one after the other, and match them."""
-        sizes = [self.contents.dictionaries[name].n_latents for name in names]
-        with FeatureDatabase.create(self.path) as database:
-            material = self.put_text(database)
-            settings = settings_of(database, self.contents.run.fingerprint)
-            for place, name in enumerate(names):
-                tell = partial(self.tell, sum(sizes[:place]), sum(sizes))
-                tell("", 0, 0)
-                self.put(database, name, material, settings, again, tell)
-            self.tell(sum(sizes), sum(sizes), "", 0, 0)
-            self.put_matches(database)
+def _after(tell: Progress, before: int, total: int, stage: str, done: int, of: int) -> None:
+    """Progress within a dictionary that comes after others."""
+    tell("preparing latents", before + done, total)
 
-    def tell(self, before: int, total: int, stage: str, done: int, of: int) -> None:
-        """Progress in latents: `done` of a dictionary, after those of others."""
-        self.progress("preparing latents", before + done, total)
 
-    def put_text(self, database: FeatureDatabase) -> Material:
-        """The fragments that the database has, or else those that are explained by default, put into it."""
-        store, model = self.contents.store, self.workshop.model
-        there = [stored_fragments(database, store, split) for split in (EXPLAINING, SCORING)]
-        explaining, scoring = there
-        material = prepare(
-            store,
-            model.tokenizer,
-            text=self.workshop.text,
-            fragments=None if explaining is None or scoring is None else (explaining, scoring),
-            resamples=2,
-            seed=SEED,
-        )
-        with database.transaction():
-            for fragments in (material.explaining, material.scoring):
-                database.put_corpus(fragments, material.tokenizer)
-            put_vocabulary(database, material.vocabulary)
-        return material
+def _put_matches(database: FeatureDatabase, contents: Contents, tell: Progress) -> None:
+    """The best one-to-one match of every two autoencoders of a site, where it is not there yet."""
+    browser = FeatureBrowser(database.path, database.connection)
+    ready = {shelf.name: shelf.id for shelf in browser.shelves() if shelf.prepared and shelf.kind == "dictionary"}
+    left = [
+        (first, second)
+        for first, second in _pairs(contents)
+        if first in ready and second in ready and browser.matched(ready[first], ready[second]) is None
+    ]
+    for done, (first, second) in enumerate(left):
+        tell("matching dictionaries", done, len(left))
+        one, other = (contents.dictionaries[name] for name in (first, second))
+        large = max(one.n_latents, other.n_latents) > FULL_MATCH
+        rows = match(one.directions, other.directions, floor=FLOOR if large else None)
+        pairs = zip(*(column.tolist() for column in rows), strict=True)
+        put_matches(database, ready[first], ready[second], pairs)
+    if left:
+        tell("matching dictionaries", len(left), len(left))
 
-    def put(
-        self,
-        database: FeatureDatabase,
-        name: str,
-        material: Material,
-        settings: dict[str, Any],
-        again: bool,
-        progress: Progress,
-    ) -> None:
-        """One dictionary, all of it or the cards alone."""
-        dictionary = self.contents.dictionaries[name]
-        stored = next((each.id for each in database.dictionaries() if each.name == name), None)
-        if stored is not None and not again and needs(database, stored, settings) == "words":
-            with database.transaction():
-                said = best_said(database, stored)
-                self.finish(database, stored, said, renewed(database, self.path, stored, said), material, settings)
-            return
-        found = survey(dictionary, material, self.workshop.model, progress)
-        facts = {"kind": "dictionary", "run": self.contents.run.fingerprint}
-        with database.transaction():
-            site = str(dictionary.provenance.site)
-            number = database.put_dictionary(name, dictionary.method, site, facts, keep=True)
-            database.put_latents(number, found.gathered, found.statistics, keep=True)
-            renew_rankings(database, number, found.gathered, found.statistics)
-            said = best_said(database, number)
-            made = cards_of(number, found, said, material.vocabulary)
-            self.finish(database, number, said, made, material, settings)
 
-    def finish(
-        self,
-        database: FeatureDatabase,
-        number: int,
-        said: dict[int, Said],
-        made: tuple[list[Any], list[Any]],
-        material: Material,
-        settings: dict[str, Any],
-    ) -> None:
-        """The cards of a dictionary, and all that is made from them and from what was said of its latents."""
-        put_cards(database, number, *made)
-        self.put_predictions(database, number, said, material)
-        put_overview(database, number)
-        mark_prepared(database, number, settings, {"words": words_of(database, number)})
-
-    def put_predictions(
-        self, database: FeatureDatabase, number: int, said: dict[int, Said], material: Material
-    ) -> None:
-        """What the explanations predict on the contexts that are kept; those by rules alone, which ask no model."""
-        forget_simulations(database, number)
-        rules = self.rules = self.rules or Rules(material.vocabulary)
-        by_rules = {latent: each for latent, each in said.items() if each.explanation.explainer == rules.name}
-        maximum = {each.latent: each.maximum for each in database.latents(number)}
-        for kind in KINDS:
-            numbers = [context_numbers(database, number, latent, kind) for latent in by_rules]
-            levels = rules.simulate([each.explanation for each in by_rules.values()], material.scoring, numbers)
-            predicted = {
-                latent: each * np.float32(maximum[latent] / LEVELS)
-                for latent, each in zip(by_rules, levels, strict=True)
-                if len(each)
-            }
-            put_simulations(database, number, kind, predicted)
-
-    def put_matches(self, database: FeatureDatabase) -> None:
-        """The best one-to-one match of every two autoencoders of a site, where it is not there yet."""
-        browser = FeatureBrowser(self.path, database.connection)
-        ready = {shelf.name: shelf.id for shelf in browser.shelves() if shelf.prepared and shelf.kind == "dictionary"}
-        left = [
-            (first, second)
-            for first, second in self.pairs()
-            if first in ready and second in ready and browser.matched(ready[first], ready[second]) is None
-        ]
-        for done, (first, second) in enumerate(left):
-            self.progress("matching dictionaries", done, len(left))
-            one, other = (self.contents.dictionaries[name] for name in (first, second))
-            large = max(one.n_latents, other.n_latents) > FULL_MATCH
-            rows = match(one.directions, other.directions, floor=FLOOR if large else None)
-            pairs = zip(*(column.tolist() for column in rows), strict=True)
-            put_matches(database, ready[first], ready[second], pairs)
-        if left:
-            self.progress("matching dictionaries", len(left), len(left))
-
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """The autoencoders of the run, two by two, that read and write the same sites."""
-        found: dict[Any, list[str]] = {}
-        for name, each in self.contents.dictionaries.items():
-            if each.method in get_args(Trained):
-                found.setdefault(_sites(each), []).append(name)
-        for names in found.values():
-            yield from combinations(names, 2)
+def _pairs(contents: Contents) -> Iterator[tuple[str, str]]:
+    """The autoencoders of the run, two by two, that read and write the same sites."""
+    found: dict[Any, list[str]] = {}
+    for name, each in contents.dictionaries.items():
+        if each.method in get_args(Trained):
+            found.setdefault(_sites(each), []).append(name)
+    for names in found.values():
+        yield from combinations(names, 2)
 
 
 def _sites(dictionary: Dictionary) -> tuple[str | None, str | None]:
