@@ -75,13 +75,16 @@ def one_by_one(
         part = codes[context, start : start + length].numpy()
         strongest.append((-float(part.max()), number, int(context), int(start + part.argmax())))
     places: list[tuple[float, int, int]] = []
-    documents = set[int]()
+    documents, texts = set[int](), set[tuple[int, ...]]()
     for code, number, context, position in sorted(strongest)[:9]:
         document = int(found.fragments.document[number])
-        if code < 0 and document not in documents and len(places) < CONTEXTS:
+        inside = store.contexts("test").document[context, : position + 1] == document
+        text = tuple(store.contexts("test").ids[context, : position + 1][inside].tolist()[-LENGTH:])
+        if code < 0 and document not in documents and text not in texts and len(places) < CONTEXTS:
             places.append((-code, context, position))
-            documents.add(document)
-    kls, controls, gains, before, after = [], [], [], [], []
+        documents.add(document)
+        texts.add(text)
+    kls, controls, gains = [], [], []
     chance = np.random.default_rng([0, latent, 0xC0]).random(len(places))
     for (code, context, position), luck in zip(places, chance, strict=True):
         window = windows_at(store.contexts("test"), kept, np.array([context]), np.array([position]), LENGTH)
@@ -97,17 +100,14 @@ def one_by_one(
 
         gone = without(latent)
         kls.append(float((clean.exp() * (clean - gone)).sum()))
-        gains.append(clean - gone)
-        before.append(clean.exp())
-        after.append(gone.exp())
+        gains.append(clean.exp() - gone.exp())
         if others:
             gone = without(others[int(luck * len(others))])
             controls.append(float((clean.exp() * (clean - gone)).sum()))
     if not kls:
         return None
     gain = torch.stack(gains).mean(0)
-    likely = torch.maximum(torch.stack(before).mean(0), torch.stack(after).mean(0)) >= 0.01
-    ranked = sorted(((float(gain[t]), t) for t in likely.nonzero()[:, 0].tolist()), reverse=True)
+    ranked = sorted(((float(value), t) for t, value in enumerate(gain)), reverse=True)
     kl, control = (ratio_of_sums(np.array(v), np.ones(len(v))) if v else None for v in (kls, controls))
     assert kl is not None
     raised = [(t, value) for value, t in ranked if value > 0][:5]
@@ -124,7 +124,7 @@ def test_effects_equal_those_of_interventions_one_by_one(
 
     def measured() -> list[LatentEffect | None]:
         kept = store.kept("test")
-        return latent_effects(model, made, found, kept, contexts=CONTEXTS, length=LENGTH, least=0.01, wanted=5)
+        return latent_effects(model, made, found, kept, contexts=CONTEXTS, length=LENGTH, wanted=5)
 
     whole = measured()
     expected = [one_by_one(model, made, store, found, latent) for latent in range(made.n_latents)]
@@ -168,6 +168,20 @@ def test_places_are_of_different_documents_and_draws_are_a_latents_own(store: Li
         for column in ("context", "position", "code", "chance"):
             mine, all_of_them = (getattr(each, column) for each in (alone, places))
             assert np.array_equal(mine[alone.owner == place], all_of_them[places.owner == latent])
+
+
+def test_the_same_text_is_taken_once(store: Lived) -> None:
+    found = gathered(sae(), store)
+    tokens = replace(store.contexts("test"), ids=torch.ones_like(store.contexts("test").ids))
+    found = replace(found, fragments=replace(found.fragments, tokens=tokens))  # one token everywhere
+    places = strongest_places(found, 9, length=4)
+    document = tokens.document.numpy()
+    before = [
+        min(4, int((document[context, : position + 1] == document[context, position]).sum()))
+        for context, position in zip(places.context, places.position, strict=True)
+    ]
+    told = list(zip(places.owner.tolist(), before, strict=True))
+    assert len(set(told)) == len(told) > 0
 
 
 def test_a_dictionary_of_another_model_is_refused(model: LanguageModel, store: Lived) -> None:

@@ -83,7 +83,8 @@ def test_what_was_prepared_is_shown_though_it_cannot_be_prepared_again(
     def fail(*_: object) -> None:
         raise ModelError("the model is gone")
 
-    monkeypatch.setattr("sparsescope.cli.preparing.prepare", fail)
+    monkeypatch.setattr("sparsescope.cli.preparing.Preparing.wait", fail)
+    monkeypatch.setattr("sparsescope.cli.preparing.unprepared", lambda run, dictionaries: [])
     words = [str(explored_run), "--latent", "topk-k_16-x4:3", "--out", str(tmp_path / "three.html"), "--json"]
     run_the_explorer(parse(COMMAND, words), Console(json=True), "")
     assert "the model is gone" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from sparsescope.explorer.explored import Explored
 from sparsescope.explorer.links import ServedLinks, StaticLinks
 from sparsescope.explorer.match_figure import cosine_counts
 from sparsescope.explorer.pages.compare import compare_page, share
+from sparsescope.explorer.pages.offers import REASONS, reason
 from sparsescope.explorer.query import BadRequest, NotThere
 from sparsescope.explorer.rendering import render
 
@@ -46,10 +47,10 @@ def test_counts_and_new_latents_are_those_of_the_planted_pairs(explored_run: Pat
                 count = sum(np.float32(c) >= limit for *_, c in pairs)
                 assert estimate["value"] == pytest.approx(count / len(living[mine]))
             close = {pair[mine] for pair in pairs if pair[2] >= 0.5}
-            assert side.n_new == len(living[mine] - close)
+            assert side.n_alone == len(living[mine] - close)
             shown = [brief.card for brief in side.shown]
             assert {card.latent for card in shown} <= living[mine] - close
-            assert len(shown) == min(24, side.n_new)
+            assert len(shown) == min(24, side.n_alone)
             assert [c.effect for c in shown] == sorted((c.effect for c in shown), reverse=True)
 
 
@@ -111,13 +112,29 @@ def test_two_that_were_not_matched_say_why(tmp_path: Path) -> None:
     name = "'topk-k_16-x4 (seed 1)'"
     assert values["command"].endswith(f"it'\"'\"'s a run' --dictionary {FIRST} --dictionary {name}")
     chooser = compare_page(explored, StaticLinks("compare.html"), query={}).values
-    assert [address for address, *_ in chooser["offered"]] == [f"compare/{FIRST}/{SECOND}.html"]
+    assert [offer.address for offer in chooser["offered"]] == [f"compare/{FIRST}/{SECOND}.html"]
+
+
+def test_comparisons_are_offered_for_what_they_have_in_common() -> None:
+    one = {"method": "topk", "n_latents": 768, "seed": 0, "k": 16, "l0": {"value": 16.0}}
+    others = (
+        {"seed": 1},
+        {"method": "tied_l1", "k": None, "target_l0": 16.0, "l0": {"value": 15.2}},
+        {"n_latents": 384},
+        {"k": 32, "l0": {"value": 32.0}},
+        {"method": "tied_l1", "k": None, "l0": {"value": 32.0}},
+    )
+    for expected, other in zip(REASONS, others, strict=True):
+        for pair in ((one, {**one, **other}), ({**one, **other}, one)):
+            assert reason(*pair) == expected
+    assert reason(one, {**one, "l0": {"value": None}}) == ""
 
 
 def test_a_comparison_in_a_browser(visit: Visit, hostile_run: Path) -> None:  # noqa: F811
     page = visit("/compare", width=390, dark=True)
-    page.select_option("select[name=first]", FIRST)
-    page.select_option("select[name=second]", SECOND)
+    if page.input_value("select[name=first]") != FIRST:  # what the form offers already
+        page.select_option("select[name=first]", FIRST)
+    assert page.input_value("select[name=second]") == SECOND
     page.click("form.comparing button")
     page.wait_for_selector("svg.cosines .column")
     assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -15,11 +15,12 @@ from sparsescope.explorer.explored import Explored
 from sparsescope.explorer.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, density_scatter
 from sparsescope.explorer.files import asset_files
 from sparsescope.explorer.links import ServedLinks, StaticLinks
-from sparsescope.explorer.pages.choosing import SHOWS, SORTS, read_filter
+from sparsescope.explorer.pages.choosing import NOTHING, SHOWS, SORTS, read_filter
 from sparsescope.explorer.pages.dictionary import dictionary_page
 from sparsescope.explorer.pages.rows import rows_script
 from sparsescope.explorer.query import BadRequest, NotThere
 from sparsescope.explorer.rendering import number, percent, render
+from sparsescope.features.browsing import Chosen
 
 SHOWN = {
     "all": lambda card: True,
@@ -106,6 +107,12 @@ def test_filters_find_what_brute_force_finds(explored, slug, cards):
         "f1<0.5": lambda c: c.f1 is not None and c.f1 < 0.5,
         token: lambda c: token in {text for text, _ in c.tokens},
         word: lambda c: word.lower() in words(c),
+        "BRACKETS": lambda c: "bracket" in words(c),
+        "brack": lambda c: "bracket" in words(c),
+        "label:brackets": lambda c: "bracket" in words(c) and c.f1 >= 0.05,
+        "token:word5* Score>0.2": lambda c: (
+            any(text.strip().startswith("word5") for text, _ in c.tokens) and c.score is not None and c.score > 0.2
+        ),
         f"{word} density<1e-2": lambda c: word.lower() in words(c) and c.density < 0.01,
         "nothinglikethis": lambda c: False,
     }
@@ -118,11 +125,41 @@ def test_filters_find_what_brute_force_finds(explored, slug, cards):
     assert 4 not in rows_of(explored, slug, q=f"density>{exact!r}", sort="latent")[0]
 
 
-def test_bounds_are_told_from_words():
-    assert read_filter("a density<0.5") == ("a", (("density", None, math.nextafter(0.5, -1)),))
-    assert read_filter("density<=.5 score>=1e-3") == ("", (("density", None, 0.5), ("score", 0.001, None)))
-    for words in ("density", "density<", "latent>5", "density<0.5x", "density<٣", "<0.5", "nan density<nan"):
-        assert read_filter(words) == (words, ())
+def test_labels_that_fit_by_chance_are_not_shown(explored, slug, cards):
+    page = dictionary_page(explored, ServedLinks(False), slug, {"sort": "f1", "order": "asc"})
+    shown = re.findall(r'data-name="label">(.*?)</td>', render(page, explored, ServedLinks(False)))
+    known = [card for card, _ in page.values["rows"]]
+    assert any(card.label is not None and card.f1 < 0.05 for card in known)
+    assert [each != "–" for each in shown] == [card.label is not None and card.f1 >= 0.05 for card in known]
+
+
+def test_bounds_and_terms_are_told_from_words():
+    chosen, complaint = read_filter("a density<0.5 x:y")
+    assert (chosen.words, chosen.ranges, complaint) == ("a x:y", (("density", None, math.nextafter(0.5, -1)),), "")
+    chosen, _ = read_filter("Density<=.5 score>=1e-3 F1=1 latent>5")
+    expected = (
+        ("density", None, 0.5),
+        ("score", 0.001, None),
+        ("f1", 1.0, 1.0),
+        ("latent", math.nextafter(5, 9), None),
+    )
+    assert (chosen.words, chosen.ranges) == ("", expected)
+    terms = [(term.key, term.value) for term in read_filter('token:")" label:brackets words')[0].terms]
+    assert terms == [("token", ")"), ("label", "brackets")]
+    for words in ("density", "<0.5", "nan :) a<b"):
+        assert read_filter(words) == (Chosen(words), "")
+    for wrong, named in (
+        ("a densty<0.5", "unknown field 'densty' in 'densty<0.5'. Did you mean 'density'? Known: density, maximum,"),
+        ("q7>3", "unknown field 'q7' in 'q7>3'. Known: "),
+        ("labels:x", "Did you mean 'label'"),
+        ("density<", "no number"),
+        ("density<٣", "no number"),
+        ("label:)", "no letter"),
+        ("method:topk", "this table is of one"),
+    ):
+        chosen, complaint = read_filter(wrong)
+        assert chosen == NOTHING, wrong
+        assert named in complaint
 
 
 def test_what_cannot_be_meant_is_refused(explored, slug):
@@ -148,16 +185,20 @@ def test_points_lie_where_their_numbers_say(explored, slug, cards):
         known = {card.latent: card for card in cards if card.density > 0 and getattr(card, name) is not None}
         assert {int(latent) for latent, _, _ in found} == set(known)
         scale = math.sqrt if root else float
-        left = min(-2.0, *(math.floor(math.log10(card.density)) for card in known.values())) - 0.1
+        densities = [math.log10(card.density) for card in known.values()]
+        room_across = max(0.03 * (max(densities) - min(densities)), 0.06)
+        left, right = min(densities) - room_across, max(densities) + room_across
         heights = [scale(value) for value in (*limits, *(getattr(card, name) for card in known.values()))]
         room = 0.03 * (max(heights) - min(heights))
         low, high = min(heights) - room, max(heights) + room
         for latent, x, y in found:
             card = known[int(latent)]
-            across = (math.log10(card.density) - left) / (0.08 - left)
+            across = (math.log10(card.density) - left) / (right - left)
             up = (scale(getattr(card, name)) - low) / (high - low)
             assert float(x) == pytest.approx(LEFT + across * (WIDTH - LEFT - RIGHT), abs=0.2)
             assert float(y) == pytest.approx(HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP), abs=0.2)
+    without = density_scatter([point for point in points if point[0] < -1], name, limits, str, root=root)
+    assert 'class="dense"' not in without
     dense = float(re.search(r'<rect class="dense" x="([\d.]+)"', drawn)[1])
     assert all((float(x) > dense) == (known[int(latent)].density > 0.1) for latent, x, _ in found)
 
@@ -229,6 +270,14 @@ def test_sorting_paging_and_points_by_mouse(visit, explored, slug, cards):  # no
     assert latents() == in_order([card for card in kept if card.density == 0], "density", "desc")
     page.click("a.height:has-text('effect')")
     page.wait_for_url("**y=effect**")
+    caption = page.locator(".map:not([hidden]) .caption")
+    known = sorted((card for card in cards if card.density > 0 and card.effect is not None), key=lambda c: c.density)
+    height = page.locator("#map").bounding_box()["height"]
+    page.locator("svg.density a[tabindex='0']").focus()
+    assert caption.inner_text().startswith(f"Latent {known[0].latent}: active on")
+    page.keyboard.press("ArrowRight")
+    assert caption.inner_text().endswith(f"effect {number(known[1].effect)}")
+    assert page.locator("#map").bounding_box()["height"] == height
     point = page.locator("svg.density a").nth(5)
     target = point.get_attribute("href")
     point.locator("circle").click(force=True)
@@ -258,6 +307,11 @@ QUERIES = (
     {"q": "density>0.01 score<=0.9", "show": "explained", "sort": "f1"},
     {"q": ")", "sort": "latent"},
     {"q": "nothinglikethis"},
+    {"q": 'brackets F1>0.2 words:"and more"', "sort": "latent"},
+    {"q": "label:brack token:word*", "sort": "latent"},
+    {"q": 'token:"<script>alert(1)</script>" density<=.5', "sort": "latent"},
+    {"q": "a densty<1"},
+    {"q": "density<x"},
     {"q": "ALERT", "sort": "latent"},
 )
 SEEN = """(html) => {
@@ -294,7 +348,7 @@ def test_numbers_are_written_alike_in_python_and_in_the_browser(browser):  # noq
     begin, end = source.index("  function fixed("), source.index("  // Words as the search")
     values = [0.0, 0.0625, 0.1875, 0.3125, 2.5, 12.5, 0.125, 1e-5, 99999.5, 1234.5, 0.99995, -0.25, 3.0, 0.00012345]
     values += [math.exp(k / 7) * (1 + k % 3) for k in range(-70, 60)]
-    shares = [min(abs(value), 1.0) for value in values] + [1e-7, 3.3e-6, 0.099951, 0.0995, 0.1, 0.0005, 0.00995]
+    shares = [min(abs(value), 1.0) for value in values] + [1e-7, 3.3e-6, 0.099951, 0.0995, 0.1, 0.0005, 0.00995, 0.9998]
     page = browser.new_page()
     script = f"([values, shares]) => {{ {source[begin:end]} return [values.map(number), shares.map(percent)]; }}"
     numbers, percents = page.evaluate(script, [values, shares])
@@ -303,7 +357,7 @@ def test_numbers_are_written_alike_in_python_and_in_the_browser(browser):  # noq
     page.close()
 
 
-@pytest.mark.parametrize("name", ["figures", "pages.choosing", "pages.names"])
+@pytest.mark.parametrize("name", ["figures", "pages.choosing", "pages.names", "pages.offers"])
 def test_examples_in_docstrings_run(name):
     found = doctest.testmod(importlib.import_module(f"sparsescope.explorer.{name}"))
     assert found.attempted

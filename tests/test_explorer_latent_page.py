@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import html
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -28,6 +29,7 @@ from sparsescope.explorer.links import ServedLinks, StaticLinks
 from sparsescope.explorer.mailing import one_page
 from sparsescope.explorer.pages.latent import STRONGEST, latent_page
 from sparsescope.explorer.pages.latent_contexts import Window, line, marked_text
+from sparsescope.explorer.pages.latent_explanation import repeats
 from sparsescope.explorer.pages.latent_figures import linked_tree
 from sparsescope.explorer.pages.latent_output import output
 from sparsescope.explorer.pages.latent_scores import score_rows
@@ -167,7 +169,9 @@ def test_the_page_tells_what_the_world_is(explored: Explored, latent: int) -> No
 def test_neighbours_are_told_apart_by_contexts_where_the_other_is_silent(explored: Explored) -> None:
     world, page = world_of(LATENTS), Parsed(page_of(explored, 0))
     other = next(
-        int(each["id"].rsplit("-", 1)[1]) for each in page.all("details") if each["id"].startswith("near-together")
+        int(each["id"].rsplit("-", 1)[1])
+        for each in page.all("details")
+        if each.get("id", "").startswith("near-together")
     )
     text = page_of(explored, 0, beside=str(other))
     start = text.index(f'id="near-together-{other}"')
@@ -208,6 +212,38 @@ def test_the_live_panel_is_there_only_with_a_model_and_an_active_latent(explored
         page = latent_page(explored, links, SLUG, latent, {})
         assert ("data-live" in render(page, explored, links, "token")) is expected
         assert ("live_panel.js" in page.scripts) is live
+
+
+def test_whole_fragments_are_shown_where_they_are_asked_for(explored: Explored) -> None:
+    browser_ = explored.browser()
+    for shown in browser_.shown(explored.by_slug(SLUG).id, 0, "top", 3):
+        fragment = visible("".join(shown.pieces)).replace("\n", "⏎")
+        lines = {}
+        for text in ("short", "whole"):
+            page = page_of(explored, 0, text=text)
+            plain = re.sub("<[^>]*>", "", page.replace("\u200b", "").replace("␣", " "))
+            lines[text] = fragment in html.unescape(plain).replace("→\t", "\t")
+        assert lines == {"short": False, "whole": True}
+    assert f'href="/dictionary/{SLUG}/latent/0?text=whole#contexts"' in page_of(explored, 0)
+    links = StaticLinks(f"dictionary/{SLUG}/latent/0.html")
+    assert "more text" not in render(latent_page(explored, links, SLUG, 0, {}), explored, links)
+
+
+def test_a_label_is_named_where_it_fits_and_tokens_are_not_named_twice(explored: Explored) -> None:
+    shelf = explored.by_slug(SLUG)
+    for latent in range(0, LATENTS, 3):
+        card = explored.browser().card(shelf.id, latent)
+        values = latent_page(explored, ServedLinks(live=False), SLUG, latent, {}).values
+        chance = (values["usual_f1"] or {}).get("null") or 0.0
+        assert values["fits"] is (card.label is not None and card.f1 >= 0.05 and card.f1 > chance)
+        if card.label is not None:
+            assert ("no label fits" in page_of(explored, latent)) is not values["fits"]
+    named = [")", "\n", "it's"]
+    assert repeats("{')', '\\n'} (0.77 of the activation); \"it's\" (0.10)", named)
+    assert not repeats("')' (0.77 of the activation); ']' (0.10)", named)
+    assert not repeats("')' right after '\\n' (0.77 of the activation)", named)
+    assert not repeats("", named)
+    assert not repeats("'" + "\\" * 298, named)
 
 
 def test_an_unprepared_dictionary_says_what_to_do(explored: Explored, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +313,8 @@ def test_the_lists_of_tokens_hold_what_moves_their_way(explored: Explored) -> No
         "lowered": [["c", -0.8]],
     }
     found = output(explored.browser(), effect, None)
-    assert [(each.text, each.change, each.width) for each in found.true.raised] == [(" a", 0.4, 10)]
-    assert [(each.text, each.width) for each in found.true.lowered] == [("c", 20)]
+    assert [(each.text, each.change, each.told, each.width) for each in found.true.raised] == [(" a", 0.4, "+40", 10)]
+    assert [(each.text, each.told, each.width) for each in found.true.lowered] == [("c", "−80", 20)]
     assert not found.direct
     assert output(explored.browser(), None, None).effect is None
 
@@ -354,10 +390,8 @@ def test_reading_the_page_with_mouse_and_keys(visit: Visit) -> None:  # noqa: F8
     near.locator("h4").first.wait_for()
     assert " without " in near.inner_text()
     assert near.locator("a[href*=beside]").count() == 0
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("j")
     page.wait_for_url("**/latent/1")
-    page.go_back()
-    page.wait_for_url("**/latent/0")
-    narrow = visit(f"/dictionary/{SLUG}/latent/7", width=390, dark=True)
-    assert narrow.evaluate("document.documentElement.scrollWidth") == 390

@@ -4,9 +4,11 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from explorer_browser import browser, explored_run, serving, visiting  # noqa: F401
@@ -15,9 +17,13 @@ from live_world import LATENTS, TEXT, model, sparse
 from sparsescope.causal.interventions import Ablate, replacements
 from sparsescope.errors import ModelError
 from sparsescope.explorer.explored import Explored
+from sparsescope.explorer.links import ServedLinks
 from sparsescope.explorer.live.asking import LONGEST_TEXT
+from sparsescope.explorer.live.changing import steer
 from sparsescope.explorer.live.lab import Lab, Loaded
 from sparsescope.explorer.live.reading import most_active, read
+from sparsescope.explorer.pages.prompt import prompt_page
+from sparsescope.explorer.pages.recommended import recommended
 from sparsescope.explorer.serving import ExplorerServer
 from sparsescope.features.browsing import FeatureBrowser
 
@@ -28,13 +34,18 @@ SHIFTS = (
     "window.shifted += each.value; }).observe({ type: 'layout-shift', buffered: true });"
 )
 
+PLACES = "pressed => pressed.map((each) => [...each.parentElement.children].indexOf(each))"
 
-def lab_of(run: Path, wait: threading.Event | None = None) -> Lab:
-    """A lab whose dictionaries have the names and sizes of those of the run."""
+
+def lab_of(run: Path, wait: threading.Event | None = None, *, fails: int = 0) -> Lab:
+    """A lab whose dictionaries have the names and sizes of those of the run; loading `fails` so many times first."""
     shelves = Explored(run).shelves()
     assert {shelf.n_latents for shelf in shelves} == {LATENTS}
+    failures = iter(range(fails))
 
     def load() -> Loaded:
+        if next(failures, None) is not None:
+            raise ModelError("there is no model yet: give --model DIR.")
         if wait is not None:
             wait.wait(20)
         return Loaded(model(), {shelf.name: sparse(seed=shelf.id) for shelf in shelves}, "document")
@@ -160,41 +171,53 @@ def test_what_cannot_be_answered_is_said_in_json(server: ExplorerServer, explore
     assert ask("/prompt?sort=size")[0] == 400
 
 
-def test_without_a_model_the_page_says_what_is_wrong(explored_run: Path, browser: Any) -> None:  # noqa: F811
+def test_without_a_model_the_api_and_the_page_say_so(explored_run: Path) -> None:  # noqa: F811
     def load() -> Loaded:
         raise ModelError("there is no model at /gone: give --model DIR.")
 
     with serving(explored_run, Lab(load)) as found:
         ask = asker(found)
-        slug = Explored(explored_run).slug(1)
         ask("/api/load", {})
         until_loaded(ask)
-        status, told = ask("/api/read", {"dictionary": slug, "text": "x"})
+        status, told = ask("/api/read", {"dictionary": Explored(explored_run).slug(1), "text": "x"})
         assert (status, told["error"]) == (
             409,
             "The model could not be loaded: there is no model at /gone: give --model DIR.",
         )
-        with visiting(browser, found.url) as visit:
-            page = visit("/prompt?text=one")
-            page.wait_for_selector(".loading.bad:has-text('there is no model at /gone: give --model DIR.')")
     with serving(explored_run) as found:
         assert "started without live parts" in asker(found)("/prompt")[1]
 
 
-def test_the_prompt_page(explored_run: Path, browser: Any) -> None:  # noqa: F811
-    loads = threading.Event()
+def test_the_prompt_page_begins_with_the_dictionary_that_the_run_page_recommends(
+    explored_run: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     explored = Explored(explored_run)
-    shelf = explored.shelves()[0]
-    slug = explored.slug(shelf.id)
-    here = Loaded(model(), {shelf.name: sparse(seed=shelf.id)}, "document")
-    expected = read(here, shelf.name, TEXT)
-    with serving(explored_run, lab_of(explored_run, loads)) as found, visiting(browser, found.url) as visit:
-        page = visit(f"/prompt?dictionary={slug}")
+    first, second = (replace(each, method="topk") for each in explored.shelves()[:2])
+    rho = [{"name": each.name, "corpus_rho": {"value": value}} for each, value in ((first, 0.3), (second, 0.6))]
+    found = {"interpretation": {"dictionaries": rho}}
+    assert recommended([first, second], {}) == first
+    assert recommended([first, second], found) == second
+    assert recommended([first, replace(second, method="pca")], found) == first
+    assert recommended([first, replace(second, kind="frozen decoder")], found) == first
+    assert recommended([replace(first, explained=0), second], {}) == second
+    assert recommended([], found) is None
+    monkeypatch.setattr(explored, "shelves", lambda: [first, second])
+    monkeypatch.setattr(Explored, "report", property(lambda _: found))
+    assert prompt_page(explored, ServedLinks(), query={}).values["slug"] == explored.slug(second.id)
+
+
+def test_the_prompt_page(explored_run: Path, browser: Any) -> None:  # noqa: F811
+    loads, explored = threading.Event(), Explored(explored_run)
+    shelf, other = explored.shelves()[:2]
+    slug, next_slug = explored.slug(shelf.id), explored.slug(other.id)
+    expected = read(Loaded(model(), {shelf.name: sparse(seed=shelf.id)}, "document"), shelf.name, TEXT)
+    with serving(explored_run, lab_of(explored_run, loads, fails=1)) as found, visiting(browser, found.url) as visit:
+        page = visit(f"/prompt?{urlencode({'dictionary': slug, 'text': TEXT})}")
         page.evaluate(SHIFTS)
-        page.wait_for_selector("#loading:has-text('about 5 s')")
-        page.fill("#text", TEXT)
+        page.wait_for_selector(".loading.bad:has-text('there is no model yet')")
         page.click("text=Read it")
-        page.wait_for_selector("#loading.running:has-text('Loading the model')")
+        page.wait_for_selector("#loading.running:has-text('about 5 s')")
         loads.set()
         page.wait_for_selector(".latent-row", timeout=WAIT)
         shown = lambda: [int(each) for each in page.locator(".latent-head .number").all_inner_texts()]  # noqa: E731
@@ -210,7 +233,6 @@ def test_the_prompt_page(explored_run: Path, browser: Any) -> None:  # noqa: F81
         assert [density[latent] for latent in shown()] == sorted(density.values())
         page.click("#sorts >> text=effect")
         page.wait_for_selector(".latent-row .effect:has-text('KL')")
-        assert page.locator(".latent-row .effect").first.inner_text().startswith("KL ")
         assert "position=5" in page.url
         assert "sort=effect" in page.url
 
@@ -230,40 +252,49 @@ def test_the_prompt_page(explored_run: Path, browser: Any) -> None:  # noqa: F81
         page.wait_for_selector(f"#edits:has-text('{second} scaled by 30 at token 6')")
         assert page.locator(".predictions").first.inner_text() == plain
         assert page.locator(".predictions").nth(1).inner_text() != plain
-        assert "KL(as it is ‖ changed)" in page.locator(".facts-line").inner_text()
+        facts = page.locator(".facts-line").inner_text()
+        assert "KL(as it is ‖ changed)" in facts
         assert page.evaluate("window.shifted") < 0.05
-        address, facts = page.url, page.locator(".facts-line").inner_text()
 
-        # The address gives it all again; back and forward too.
+        # The address gives it all again. Another dictionary keeps the token.
         page.reload()
         page.wait_for_selector("#edits:has-text('scaled by 30')")
         assert page.locator(".facts-line").inner_text() == facts
-        page.click("#clear")
+        page.select_option("#dictionary", next_slug)
         page.wait_for_selector("#edits:has-text('Nothing is changed')")
+        assert f"dictionary={next_slug}" in page.url
+        assert page.locator(".live-token[aria-pressed=true]").evaluate_all(PLACES) == [5]
+
+        # What a change does can be seen on a narrow screen too, however far one has scrolled.
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator(".latent-head").last.click()
+        page.click(".editor button:text-is('Ablate')")
+        page.wait_for_selector("#edits:has-text('ablated')")
+        page.wait_for_function(
+            "() => { const { top } = comparison.getBoundingClientRect(); return top > 80 && top < 500; }"
+        )
+
         page.fill("#text", "\x01<img src=x onerror=alert(1)>\u202eevil")
         page.press("#text", "Control+Enter")
         page.wait_for_selector(".live-token:has-text('U+202E')")
         assert page.locator("#results img").count() == 0
         page.go_back()
         page.wait_for_selector(f".live-token >> nth={len(expected.prompted) - 1}")
-        assert page.url == address.split("&edits")[0]
         assert page.input_value("#text") == TEXT
 
-        narrow = visit(address.removeprefix(found.url), width=390, dark=True)
-        narrow.wait_for_selector("#edits:has-text('scaled by 30')")
-        assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
 
-
-def test_the_panel_of_a_latent(explored_run: Path, browser: Any) -> None:  # noqa: F811
+def test_the_panel_of_a_latent(server: ExplorerServer, explored_run: Path, browser: Any) -> None:  # noqa: F811
     explored = Explored(explored_run)
     shelf = explored.shelves()[0]
-    active = next(card.latent for card in explored.browser().cards(shelf.id) if card.density > 0)
-    with serving(explored_run, lab_of(explored_run)) as found, visiting(browser, found.url) as visit:
-        page = visit(f"/dictionary/{explored.slug(shelf.id)}/latent/{active}")
+    here = Loaded(model(), {shelf.name: sparse(seed=shelf.id)}, "document")
+    latent = next(card.latent for card in explored.browser().cards(shelf.id) if card.density > 0)
+    with visiting(browser, server.url) as visit:
+        page = visit(f"/dictionary/{explored.slug(shelf.id)}/latent/{latent}")
         page.fill("[data-text]", TEXT)
         page.click("[data-act=ablate]")
         page.wait_for_selector(".live-result .predictions", timeout=WAIT)
-        assert page.locator("[data-live] .live-token").count() == len(read_pieces())
+        assert page.locator("[data-live] .live-token").count() == len(read(here, shelf.name, TEXT).prompted)
         page.fill("[data-factor]", "0")
         ablated = page.locator(".facts-line").inner_text()
         page.click("[data-act=scale]")
@@ -273,12 +304,12 @@ def test_the_panel_of_a_latent(explored_run: Path, browser: Any) -> None:  # noq
         page.fill("[data-new]", "4")
         page.click("[data-act=steer]")
         page.wait_for_selector(".written >> nth=2")
-        assert page.locator(".written h3").all_inner_texts()[1] == "Steered by 50"
+        found = steer(here, shelf.name, latent, TEXT, 50.0, 4)
+        written = page.locator(".written .text").evaluate_all("all => all.map((each) => each.textContent)")
+        assert written == [TEXT + "".join(each.pieces) for each in (found.plain, found.steered, found.control)]
+        assert page.locator(".written h3").all_inner_texts()[1] == "With 50 added to its activation"
+        more = found.control.kl > found.steered.kl
+        assert ("random direction moves the predictions more" in page.inner_text(".live-result")) is more
         page.fill("[data-amount]", "")
         page.click("[data-act=steer]")
-        page.wait_for_selector("[data-loading].bad:has-text('Give a number')")
-
-
-def read_pieces() -> list[str]:
-    dictionary = {"any": sparse()}
-    return read(Loaded(model(), dictionary, "document"), "any", TEXT).prompted.pieces
+        page.wait_for_selector("[data-loading].bad:has-text('Give a number in the field “Add to its activation”')")

@@ -13,8 +13,9 @@ from explorer_browser import browser, explored_run, served, visit  # noqa: F401
 from sparsescope.explorer.explored import Explored
 from sparsescope.explorer.figures import interval_bar
 from sparsescope.explorer.links import ServedLinks, StaticLinks
+from sparsescope.explorer.pages.beside_controls import of_a_dictionary, of_the_run
 from sparsescope.explorer.pages.interpretation import score_rows
-from sparsescope.explorer.pages.names import entries_by_name, entry_names
+from sparsescope.explorer.pages.names import described, entries_by_name, entry_names
 from sparsescope.explorer.pages.run import EXAMPLES, run_page
 from sparsescope.explorer.rendering import render
 from sparsescope.features.browsing import Chosen
@@ -75,7 +76,7 @@ def test_the_numbers_of_the_page_are_those_of_the_report(explored_run):  # noqa:
     explored = Explored(explored_run)
     entries = {entry["name"]: entry for entry in explored.report["dictionaries"]}
     page = Rows(shown(explored))
-    rows = {row[0][0]: row for row in page.tables["list"][1:]}
+    rows = {row[0][0]: row for row in page.tables["list stacked"] if row[0][0] != "Dictionary"}
     assert len(rows) == len(explored.shelves()) == len(entries)
     for shelf in explored.shelves():
         row = next(row for name, row in rows.items() if name.startswith(shelf.name))
@@ -93,13 +94,15 @@ def test_the_numbers_of_the_page_are_those_of_the_report(explored_run):  # noqa:
         ]
         assert [int(text.replace(",", "")) for text, _ in row[5:]] == counts
     judged = {each["name"]: each for each in explored.report["interpretation"]["dictionaries"]}
-    scores = page.tables["scores"][1:]
+    scores = page.tables["scores stacked"][1:]
     assert len(scores) == len(judged)
+    told = described(entries)
+    found = []
     for row in scores:
-        estimate = judged[row[0][0]]["corpus_rho"]
-        assert row[1][0] == number(estimate["value"]) + interval(estimate)
-    values = [judged[row[0][0]]["corpus_rho"]["value"] for row in scores]
-    assert values == sorted(values, reverse=True)
+        name = next(name for name in judged if row[0][0] == name + told[name])
+        found.append(judged[name]["corpus_rho"])
+        assert row[1][0] == number(found[-1]["value"]) + interval(found[-1])
+    assert [each["value"] for each in found] == sorted((each["value"] for each in found), reverse=True)
 
 
 def test_every_point_of_the_chart_leads_to_its_dictionary(explored_run):  # noqa: F811
@@ -168,6 +171,53 @@ def test_controls_and_excess_stand_beside_the_dictionaries():
     assert rows[3].bar == ""
 
 
+def judged(gain_of_control):
+    """Two autoencoders and a baseline; a random model scores above all by corpus ρ."""
+
+    def about(value, spread=0.05, **more):
+        return {"value": value, "low": value - spread, "high": value + spread, "n": 9, "unit": "latent", **more}
+
+    def row(name, kind, method, rho, gain):
+        return {
+            "name": name, "kind": kind, "method": method, "corpus_rho": about(rho), "context_gain": about(gain, 0.01)
+        }  # fmt: skip
+
+    rho = {name: about(rho - 0.9, control="r") for name, rho in (("a", 0.7), ("b", 0.6), ("pca", 0.8))}
+    gain = {name: about(over, control="z") for name, over in (("a", 0.01), ("b", 0.2), ("pca", 0.3))}
+    return {
+        "dictionaries": [
+            row("a", "dictionary", "topk", 0.7, 0.05),
+            row("b", "dictionary", "topk", 0.6, 0.24),
+            row("pca", "dictionary", "pca", 0.8, 0.34),
+        ],
+        "controls": [row("r", "random model", "topk", 0.9, gain_of_control)],
+        "excess": {"corpus_rho": rho, "context_gain": gain},
+    }
+
+
+def test_a_control_that_wins_is_explained_by_its_context_gain():
+    lead, more = of_the_run(judged(0.002))
+    assert lead == (
+        "A control wins: features of a model with random weights have a mean corpus ρ of 0.900, above the best "
+        "dictionary, a, with 0.700."
+    )
+    assert "single tokens" in more
+    assert "context gain 0.00)" in more
+    assert "1 of 2 autoencoders are clearly above the best control" in more
+    assert "single tokens" not in of_the_run(judged(0.2))[1]  # which are not known by the token alone
+    said = of_a_dictionary(judged(0.002), "a"), of_a_dictionary(judged(0.002), "b")
+    assert "not clearly different from the best control, z" in said[0]
+    assert "0.200 [0.150, 0.250] above the best control, z" in said[1]
+    ahead = judged(0.002)
+    for name in ("a", "b"):
+        ahead["excess"]["corpus_rho"][name] |= {"value": 0.1, "low": 0.05, "high": 0.15}
+    assert of_the_run(ahead)[0] == (
+        "The best dictionary by corpus ρ is a, with 0.700: 0.100 [0.050, 0.150] above the best control, r."
+    )
+    assert of_a_dictionary(ahead, "a") == ""
+    assert of_the_run({**ahead, "excess": {}}) == ("", "")
+
+
 def test_bars_share_an_axis():
     def ends(value):
         estimate = {"value": value, "low": value - 0.1, "high": value + 0.1}
@@ -230,12 +280,23 @@ def test_patching_is_drawn_with_links(changed, explored_run):  # noqa: F811
     row = {"name": name, "method": "topk", "role": "sparse", "auc_edit": estimate}
     points = [{"n_patched": n, "n_changed": n, "kl": 2.0 - n, "edit": float(n)} for n in (0, 1)]
     curve = {"name": name, "method": "topk", "role": "sparse", "site": "s", "preferred": True, "prompt_seed": 0}
+    pca = {"method": "pca", "role": "pca"}
+    twins = [{**pca, "name": name} for name in ("pca", "non-negative pca")]
     report["patching"] = {
         "task": {"task": "ioi"},
-        "sites": [{"site": "s", "full_edit": 1.0, "comparisons": [], "decompositions": [row]}],
-        "curves": [{**curve, "points": points}],
+        "sites": [
+            {
+                "site": "s",
+                "full_edit": 1.0,
+                "comparisons": [],
+                "decompositions": [row, *({**row, **twin} for twin in twins)],
+            }
+        ],
+        "curves": [{**curve, **each, "points": points} for each in ({}, *twins)],
     }
     page = shown(changed(report))
+    swatches = re.findall(r'<li><svg class="swatch c-pca".*?<(polygon|circle) class="hollow" ([^/]*)/>', page)
+    assert len(set(swatches)) == 2  # a marker each
     assert re.search(rf'<a href="/dictionary/[^"]*"><g class="mark c-topk"><title>{re.escape(name)}: 1 features', page)
     assert "sparsescope ioi" not in page
 
@@ -244,10 +305,16 @@ def test_from_the_run_page_to_features_by_search_and_by_a_point(visit):  # noqa:
     page = visit("/", width=390)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.set_viewport_size({"width": 1280, "height": 900})
+    before = page.locator("#explanations").bounding_box()
+    page.locator("#dictionaries thead .term", has_text="FVU").focus()
+    assert "variance" in page.locator(".meaning").inner_text()
+    assert page.locator("#explanations").bounding_box()["height"] == before["height"]
+    page.keyboard.press("Escape")
+    assert not page.locator(".meaning").is_visible()
     page.fill("#find", ")")
     page.press("#find", "Enter")
     page.wait_for_url("**/search?q=*")
-    assert page.locator("text=Fire on this token").count()
+    assert page.locator("main [data-item]").count()
     page.go_back()
     page.locator("#frontier svg a").first.click()
     page.wait_for_url("**/dictionary/*")

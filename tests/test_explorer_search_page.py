@@ -15,11 +15,12 @@ from sparsescope.bench.explored_run import make_run, world_of
 from sparsescope.explorer.explored import Explored
 from sparsescope.explorer.files import asset_files
 from sparsescope.explorer.links import Links, ServedLinks, StaticLinks
+from sparsescope.explorer.pages.asked import spellings
 from sparsescope.explorer.pages.quotation import quotation
 from sparsescope.explorer.pages.rows import rows_script
-from sparsescope.explorer.pages.search import search_page, spellings
+from sparsescope.explorer.pages.search import search_page
 from sparsescope.explorer.query import BadRequest, NotThere
-from sparsescope.explorer.rendering import render
+from sparsescope.explorer.rendering import percent, render
 from sparsescope.features.card import Card
 
 if TYPE_CHECKING:
@@ -89,6 +90,74 @@ def test_the_first_answer_for_a_bracket_is_the_planted_feature(explored_run: Pat
     assert group.first[0].fires[0][0] == ")"
 
 
+@pytest.mark.parametrize(
+    ("given", "token"),
+    [("closing bracket", ")"), ("Closing-Brackets", ")"), ("full stop", "."), ("new line", "\n"), ("equals sign", "=")],
+)
+def test_the_name_of_a_token_finds_what_the_token_finds(mixed: Explored, given: str, token: str) -> None:
+    values, expected = searched(mixed, q=given), searched(mixed, q="⏎" if token == "\n" else token)
+    assert found(values, "tokens") == found(expected, "tokens") != []
+    group = values["groups"][0]
+    assert (group.heading, group.tokens, group.name) == ("Fire on", (token,), given)
+    assert [b.share for b in group.first] == [b.share for b in expected["groups"][0].first]
+    html = render(search_page(mixed, ServedLinks(), query={"q": given}), mixed, ServedLinks(), "t")
+    assert f"</bdi> ({given}) <small>" in html
+
+
+def test_a_name_of_several_tokens_adds_their_shares_up(mixed: Explored) -> None:
+    values = searched(mixed, q="brackets")
+    shares = {(b.card.dictionary, b.card.latent): b.share for g in values["groups"][:1] for b in (*g.first, *g.more)}
+    sums = {
+        (card.dictionary, card.latent): sum(part for text, part in card.tokens if text.strip() in ("(", ")"))
+        for card in all_cards(mixed)
+    }
+    assert shares == pytest.approx({key: part for key, part in sums.items() if part}, abs=1e-5)
+    # Those whose label has the word come next, the best agreement first.
+    labelled = next(group for group in values["groups"] if group.anchor == "words").first
+    order = rank(mixed)
+    scores = [(order[b.card.dictionary], -(b.card.f1 or 0)) for b in labelled]
+    assert scores == sorted(scores)
+    assert all("bracket" in (b.card.label or "") and b.card.fits for b in labelled)
+
+
+def test_a_rule_is_read_in_the_search_of_words(mixed: Explored) -> None:
+    order = rank(mixed)
+    cards = {(card.dictionary, card.latent): card for card in all_cards(mixed)}
+
+    def share(key: Key) -> float:
+        return sum(part for text, part in cards[key].tokens if text.strip() == ")")
+
+    chosen = [key for key, card in cards.items() if share(key) and card.score is not None and card.score >= 0.3]
+    for given in ("score>=0.3 )", "SCORE>=0.3 closing bracket", 'score>=0.3 token:")"'):
+        values = searched(mixed, q=given)
+        assert set(found(values, "rule")) == set(chosen)
+        ranks = [(order[key[0]], -round(share(key), 4)) for key in found(values, "rule")]
+        assert ranks == sorted(ranks)
+        first = values["groups"][0].first[0]
+        assert first.share == pytest.approx(share((first.card.dictionary, first.card.latent)), abs=1e-5)
+        assert values["complaint"] is None
+    html = render(search_page(mixed, ServedLinks(), query={"q": "score>=0.3 )"}), mixed, ServedLinks(), "t")
+    assert "score ≥ 0.3, fires on )" in html
+    assert html.count('class="found"') == len(chosen)
+    # A pattern in the box is the rule of that pattern.
+    pattern, rule = searched(mixed, q="word5*"), searched(mixed, q="token:word5*")
+    assert found(pattern, "tokens") == found(rule, "rule")[:48] != []
+    nothing = search_page(mixed, ServedLinks(), query={"q": "score>=0.3 score<0.2"})
+    assert "No latent satisfies this rule." in render(nothing, mixed, ServedLinks(), "t")
+
+
+def test_a_label_at_chance_is_not_on_a_card(mixed: Explored) -> None:
+    poor = next(card for card in all_cards(mixed) if card.label is not None and not card.fits)
+    assert poor.f1 is not None
+    assert poor.f1 < 0.05
+    rule = f"latent={poor.latent} dictionary:{mixed.shelves()[poor.dictionary - 1].name}"
+    page = search_page(mixed, ServedLinks(), query={"q": rule, "by": "rule"})
+    assert "F1" not in render(page, mixed, ServedLinks(), "t").split('id="rule"')[1].split("</section>")[0]
+    assert poor.label not in [
+        b.card.label for b in searched(mixed, q="label:closing")["groups"][0].first if not b.card.fits
+    ]
+
+
 def test_words_rules_and_texts_against_brute_force(mixed: Explored) -> None:
     order = rank(mixed)
     cards = {(card.dictionary, card.latent): card for card in all_cards(mixed)}
@@ -116,7 +185,7 @@ def test_words_rules_and_texts_against_brute_force(mixed: Explored) -> None:
 def test_a_run_shown_in_part_finds_only_that_part(mixed: Explored) -> None:
     part = Explored(mixed.path, only=[mixed.shelves()[1].name])
     for query in ({"q": ")"}, {"q": "token"}, {"q": "token:)", "by": "rule"}, {"q": "the", "by": "context"}):
-        values = searched(part, **query)
+        values = search_page(part, ServedLinks(), query=query).values
         briefs = [b for group in values["groups"] for b in (*group.first, *group.more)]
         briefs += [b for text in values["texts"] for b in text.latents]
         assert {b.card.dictionary for b in briefs} == {2}, query
@@ -128,6 +197,13 @@ def test_what_is_wrong_is_said_kindly(mixed: Explored) -> None:
     assert page.status == 200
     assert "&#39;toke:x&#39;" in html
     assert "Did you mean &#39;token&#39;" in html
+    for by in ("words", "rule"):
+        page = search_page(mixed, ServedLinks(), query={"q": "densty<0.1", "by": by})
+        html = render(page, mixed, ServedLinks(), "t")
+        assert "unknown field &#39;densty&#39;" in html
+        assert "Did you mean &#39;density&#39;? Known: density, maximum," in html
+        assert "Nothing was found" not in html
+    assert searched(mixed, q="note: x<y http://a")["complaint"] is None
     with pytest.raises(BadRequest, match="by='wrods' is unknown"):
         searched(mixed, by="wrods")
     with pytest.raises(NotThere, match="topk-k_16-x4"):
@@ -205,16 +281,27 @@ def test_the_search_of_an_exported_folder_finds_what_the_server_finds(
 ) -> None:
     folder = export(mixed, tmp_path / "mixed")
     with visiting(browser, folder.as_uri() + "/") as go:
-        for given in (")", "number13"):
+        for given in (")", "number13", "closing brackets", "bracket", "⏎"):
             page = go(f"search.html?q={quote(given)}", offline=True)
             page.wait_for_selector("#found article")
-            shown = page.eval_on_selector_all("#found h3 > a", "links => links.map(link => link.href)")
+            shown = page.eval_on_selector_all(
+                "#found section", "parts => parts.map(part => [...part.querySelectorAll('h3 > a')].map(a => a.href))"
+            )
             values = searched(mixed, q=given)
-            keys = [*found(values, "tokens"), *found(values, "words")]
-            assert shown[: len(keys)] == [
-                f"{folder.as_uri()}/dictionary/{quote(mixed.slug(d))}/latent/{i}.html" for d, i in keys
+            groups = [
+                [
+                    f"{folder.as_uri()}/dictionary/{quote(mixed.slug(b.card.dictionary))}/latent/{b.card.latent}.html"
+                    for b in (*group.first, *group.more)
+                ]
+                for group in values["groups"]
             ]
+            # Equal to six digits is equal in an exported folder, so that the order may differ there.
+            assert list(map(sorted, shown)) == list(map(sorted, groups)), given
+            shares = [b.share for group in values["groups"] for b in (*group.first, *group.more) if b.share is not None]
+            assert page.locator("#found .found").all_inner_texts() == list(map(percent, shares))
             assert page.locator(".choices").count() == 0
+        page.goto(page.url.partition("?")[0] + "?q=score>0.5")
+        page.wait_for_function("document.getElementById('searching').textContent.startsWith('Rules need')")
     nasty = export(Explored(hostile_run), tmp_path / "hostile")
     with visiting(browser, nasty.as_uri() + "/") as go:  # fails for any script that runs, or is refused
         page = go("search.html?q=script", offline=True)

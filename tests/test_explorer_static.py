@@ -24,6 +24,8 @@ from sparsescope.explorer.security import guard_for
 
 BUDGET = 5_000  # bytes for each latent, compressed, everything counted
 
+TEXTS = re.compile('<section id="contexts".*?</section>', re.S)  # fewer and shorter in files
+
 
 @pytest.fixture(scope="module")
 def exported(explored_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:  # noqa: F811
@@ -59,15 +61,17 @@ def test_the_numbers_are_those_of_the_server(explored_run: Path, exported: Expor
     assert numbers_of(ask(app, links.run()).text) == numbers_of((home / "index.html").read_text("utf-8"))
     for slug in (first, second):
         for latent in (0, 7, 19, 33):
-            shown = numbers_of(ask(app, links.latent(slug, latent)).text)
+            file = (home / f"dictionary/{slug}/latent/{latent}.html").read_text("utf-8")
+            served, saved = (TEXTS.sub("", page) for page in (ask(app, links.latent(slug, latent)).text, file))
+            shown = numbers_of(served)
             # What a server gives on demand is in the files from the start, between the rest.
-            static = iter(numbers_of((home / f"dictionary/{slug}/latent/{latent}.html").read_text("utf-8")))
+            static = iter(numbers_of(saved))
             assert all(number in static for number in shown), (slug, latent)
             assert len(shown) > 10
     facts = re.compile("<dt>.*?</dd>", re.S)  # of two dictionaries: the choice of them differs, the numbers do not
     compared = facts.findall(ask(app, links.compare(first, second)).text)
     assert compared == facts.findall((home / f"compare/{first}/{second}.html").read_text("utf-8"))
-    assert len(compared) > 4
+    assert len(compared) >= 3  # as many shares, where one list of them is that of both
 
 
 def numbers_of(page: str) -> list[str]:

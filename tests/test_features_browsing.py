@@ -13,12 +13,16 @@ from sparsescope.bench.explored_latents import Block
 from sparsescope.bench.explored_run import fragments_of, make_run, planted_pairs, world_of
 from sparsescope.bench.explored_world import World
 from sparsescope.errors import ConfigurationError
+from sparsescope.features.affirming import affirmed
 from sparsescope.features.browsing import Chosen, FeatureBrowser
-from sparsescope.features.card import SORTABLE, Card
+from sparsescope.features.card import SORTABLE, Card, Detail
 from sparsescope.features.card_columns import SHOWN
+from sparsescope.features.cards import put_cards
+from sparsescope.features.database import FeatureDatabase
 from sparsescope.features.fragments import LENGTH
 from sparsescope.features.overview import SINGLE, overview_of
-from sparsescope.features.rules import parse
+from sparsescope.features.punctuation import named
+from sparsescope.features.rules import mixed, parse
 
 LATENTS = 120
 
@@ -211,7 +215,10 @@ def test_searching_by_token_word_rule_and_context_finds_what_brute_force_finds(
     for text, holds in (
         ("number3", lambda card: "number3" in words(card)),
         ("AND more return", lambda card: {"and", "more", "return"} <= words(card)),
-        ("bracket", lambda card: "bracket" in words(card)),
+        *((text, lambda card: "bracket" in words(card)) for text in ("bracket", "Brackets", "brack")),
+        ("openings bracketing", lambda card: {"opening", "bracket"} <= words(card)),
+        ("returns lon", lambda card: {"return", "london"} <= words(card)),
+        ("word2", lambda card: "word2" in words(card)),  # a number is no beginning of another
         ("(", responds("(")),
         ("paris' OR NOT-london --", lambda card: {"paris", "or", "not", "london"} <= words(card)),
     ):
@@ -233,27 +240,49 @@ def cut(text: str) -> set[str]:
     return set("".join(c.lower() if c.isalnum() else " " for c in text).split())
 
 
+def five(token: tuple[str, float]) -> bool:
+    return fnmatch.fnmatchcase(token[0].strip(), "word5?")
+
+
+def either(text: str) -> bool:
+    return text.endswith("ing") or five((text, 0.0))
+
+
 def check_rules(browser: FeatureBrowser, truth: list[Card]) -> None:
-    for rule, holds in (
-        ('token:")"', responds(")")),
-        ("token:*ing density<0.05", lambda c: any(t.strip().endswith("ing") for t, _ in c.tokens) and c.density < 0.05),
-        ("label:brack f1>=0.5", lambda c: c.label is not None and "brack" in c.label and c.f1 >= 0.5),
+    ending = lambda text: text.endswith("ing")  # noqa: E731
+    for rule, holds, on in (
+        ('token:")"', responds(")"), ")".__eq__),
+        ("Token:*ing Density<0.05", lambda c: any(ending(t.strip()) for t, _ in c.tokens) and c.density < 0.05, ending),
+        ("label:brackets F1>=0.5", lambda c: c.label is not None and "brack" in c.label and c.f1 >= 0.5, None),
+        ("label:brack", lambda c: c.label is not None and "brack" in c.label and c.f1 >= 0.05, None),
         (
             'words:"and more" score<=0.3',
             lambda c: {"and", "more"} <= words(c) and c.score is not None and c.score <= 0.3,
+            None,
         ),
-        ("method:tied_l1 latent=8", lambda c: c.dictionary == 2 and c.latent == 8),
-        ("dictionary:topk* site:resid_post.2 effect>0.9", lambda c: c.dictionary == 1 and (c.effect or 0) > 0.9),
-        ("dictionary:topk latent=8", lambda c: False),
-        ('token:"\\n"', responds("\n")),
-        ("maximum>3 entropy<1", lambda c: c.maximum > 3 and c.entropy is not None and c.entropy < 1),
+        ("method:tied_l1 latent=8", lambda c: c.dictionary == 2 and c.latent == 8, None),
+        ("dictionary:topk* site:resid_post.2 effect>0.9", lambda c: c.dictionary == 1 and (c.effect or 0) > 0.9, None),
+        ("dictionary:topk latent=8", lambda c: False, None),
+        ('token:"\\n"', responds("\n"), "\n".__eq__),
+        ("maximum>3 entropy<1", lambda c: c.maximum > 3 and c.entropy is not None and c.entropy < 1, None),
+        ("token:word5? token:*ing", lambda c: any(map(five, c.tokens)) and responds("ing")(c), either),
     ):
         expected = [card for card in truth if holds(card)]
-        expected.sort(key=lambda card: (card.score is None, -(card.score or 0), *key(card)))
-        same(browser.by_rule(rule, limit=1000), expected)
-        same(browser.by_rule(rule, 2, limit=3), [card for card in expected if card.dictionary == 2][:3])
-    for wrong, named in (
-        ("densty<1", "'densty<1'.*Did you mean 'density'"),
+        if on is None:
+            expected.sort(key=lambda card: (card.score is None, -(card.score or 0), *key(card)))
+            same(browser.by_rule(rule, limit=1000), expected)
+            same(browser.by_rule(rule, 2, limit=3), [card for card in expected if card.dictionary == 2][:3])
+            continue
+        found = browser.by_terms(parse(rule), limit=1000)
+        assert {key(card) for card, _ in found} == set(map(key, expected))
+        shares = [share or 0.0 for _, share in found]
+        sums = [math.fsum(part for one, part in card.tokens if on(one.strip() or one)) for card, _ in found]
+        np.testing.assert_allclose(shares, sums, atol=2e-5)  # cards round what they show
+        assert shares == sorted(shares, reverse=True)
+        mine = [key(card) for card, _ in found if card.dictionary == 2]
+        assert [key(card) for card in browser.by_rule(rule, 2, limit=3)] == mine[:3]
+    for wrong, reason in (
+        ("densty<1", r"unknown field 'densty' in 'densty<1'\. Did you mean 'density'\? Known: density, "),
         ("density<1 bracket", "'bracket'"),
         ("density:1", "it is compared"),
         ("density<much", "'much' is no number"),
@@ -267,7 +296,7 @@ def check_rules(browser: FeatureBrowser, truth: list[Card]) -> None:
         ("token:*" + "a" * 300, "pattern of"),
         ("label:)", "no letter"),
     ):
-        with pytest.raises(ConfigurationError, match=named):
+        with pytest.raises(ConfigurationError, match=reason):
             browser.by_rule(wrong)
     assert [(term.key, term.operator, term.value) for term in parse('token:"a \\"b\\"\\\\"  f1>=.5')] == [
         ("token", ":", 'a "b"\\'),
@@ -344,3 +373,93 @@ def test_many_latents_are_drawn_as_cells_that_account_for_all() -> None:
     for x, y, latent, _ in cells:  # who stands for a cell lies in it
         assert abs(math.log10(density[latent]) - x) <= np.ptp(np.log10(density)) / 48
         assert abs(math.sqrt(effect[latent]) - math.sqrt(y)) <= 2 * math.sqrt(effect.max()) / 30
+
+
+def test_words_of_labels_lead_then_tokens_then_what_is_affirmed(tmp_path: Path) -> None:
+    """The order by hand: each card has the word in one place."""
+    said = {
+        0: "no bracket before it",
+        1: "'x' right after a bracket",
+        4: "a token not right after {'(', 'bracket and '} and with ' no'",
+        6: "brackets without a digit",
+    }
+    labels = {2: ("bracket depth = 1", 0.4), 3: ("bracket depth = 2", 0.9), 5: ("brackets", 0.01)}
+    tokens = {7: ((" bracket", 0.2),), 8: ((" brackets", 0.9),), 9: (("Bracket", 0.7),), 10: ((" racket", 1.0),)}
+    cards = [
+        Card(
+            1, latent, 0.1, 1.0, explainer="rules" if latent in said else None, explanation=said.get(latent),
+            label=labels.get(latent, (None,))[0], f1=labels.get(latent, (None, None))[1], tokens=tokens.get(latent, ()),
+        )
+        for latent in range(11)
+    ]  # fmt: skip
+    with FeatureDatabase.create(tmp_path / "features.sqlite") as database, database.transaction():
+        number = database.put_dictionary("sae", "topk", "resid_post.2", {})
+        put_cards(database, number, cards, [Detail()] * len(cards))
+    with FeatureBrowser.open(tmp_path / "features.sqlite") as browser:
+        for text in ("bracket", "Brackets", "brack"):
+            found = [card.latent for card in browser.by_words(text)]
+            own_word = [8, 9, 7] if text == "Brackets" else [9, 7, 8] if text == "bracket" else [8, 9, 7]
+            assert found[:5] == [3, 2, *own_word]
+            assert set(found[5:7]) == {1, 6}  # affirmed
+            assert set(found[7:]) == {0, 4, 5}  # denied, and a label at chance
+            for limit in range(len(found)):
+                assert [card.latent for card in browser.by_words(text, limit=limit)] == found[:limit]
+            assert browser.count(1, Chosen(text)) == 10
+        assert {card.latent for card in browser.by_rule("label:brackets")} == {2, 3}
+
+
+def test_negations_reach_to_the_next_part_and_quoted_texts_are_no_words() -> None:
+    for text, left in (
+        ("' not' (0.5); ')' not after a bracket (0.2)", "' not' (0.5); ')' (0.2)"),
+        (
+            "any token with no 'a, b' before it and with {',', 'no'} before",
+            "any token with and with {',', 'no'} before",
+        ),
+        ("Words that don't follow a digit, but letters", "Words that , but letters"),
+        ("notable knots", "notable knots"),
+        ("fires outside brackets", "fires"),
+    ):
+        assert affirmed(text).split() == left.split()
+    hostile = "{" * 3_000 + "'" * 900
+    assert affirmed(hostile) == hostile
+    assert affirmed("not " * 5_000) == "not " * 5_000
+
+
+def test_names_of_punctuation_stand_for_its_tokens() -> None:
+    for names, tokens in (
+        (("closing bracket", "Closing Brackets", "right parenthesis", "close paren"), ")"),
+        (("bracket", "parentheses", "round brackets"), "()"),
+        (("full stop", "period", "full-stops"), "."),
+        (("comma", "Commas"), ","),
+        (("quotation mark", "quotes", "speech marks"), '"“”'),
+        (("new line", "newline", "line ends", "end of line"), "\n"),
+        (("dash", "dashes"), "-–—"),
+        (("equals sign", "equals", "equal signs"), "="),
+        (("semicolon",), ";"),
+        (("closing square brackets",), "]"),
+        (("", "house", "full", "the comma"), ""),
+    ):
+        for name in names:
+            assert named(name) == tuple(tokens), name
+
+
+def test_a_rule_may_be_mixed_with_words_and_tokens() -> None:
+    for text, terms in (
+        ("bracket", []),
+        ("http://x.y a<b note: x=1", []),
+        ("score>=0.9 )", [("score", 0.9), ("token", ")")]),
+        ("Closing bracket SCORE>=.9", [("score", 0.9), ("token", (")",))]),
+        ("*ing label:name", [("label", "name"), ("token", "*ing")]),
+        ('capital letter f1=1 "of a"', [("f1", 1.0), ("words", "capital letter of a")]),
+        ('token:" a" "', [("token", " a"), ("token", '"')]),
+    ):
+        assert [(term.key, term.value) for term in mixed(text)] == terms
+    for wrong, reason in (
+        ("the densty<0.1", "unknown field 'densty'"),
+        ("q<3", "unknown field 'q'"),
+        ("tokens:x", "Did you mean 'token'"),
+        ("score>high", "no number"),
+        ("latent>=0 " * 21, "21 conditions"),
+    ):
+        with pytest.raises(ConfigurationError, match=reason):
+            mixed(wrong)

@@ -13,7 +13,7 @@ from ..dictionaries.base import Dictionary
 from ..features.gathering import Gathered
 from ..metrics.statistics import LEVEL, RESAMPLES, Estimate, resampled_sums
 from ..models import LanguageModel
-from .cases.output_effect import LEAST, codes_of, without
+from .cases.output_effect import codes_of, without
 from .cases.windows import LENGTH, Windows
 from .interventions.places import place_in
 from .rerun import Rerun
@@ -29,7 +29,8 @@ class LatentEffect:
 
     `kl` is KL(clean ‖ ablated) in nats; `control` the same when another latent that is active at the place, drawn at
     random, is ablated instead (None where there never is one). `raised` and `lowered` are token ids with the change
-    of their log-probability by the latent's presence, log p(clean) − log p(ablated), the largest change first.
+    of their probability by the latent's presence, p(clean) − p(ablated), the largest change first. (Changes of
+    log-probability, as `cases.output_effect` tells them, are largest for tokens that hardly ever come.)
     """
 
     kl: Estimate
@@ -49,7 +50,6 @@ def latent_effects(
     contexts: int = CONTEXTS,
     length: int = LENGTH,
     wanted: int = 10,
-    least: float = LEAST,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[LatentEffect | None]:
@@ -59,13 +59,12 @@ def latent_effects(
     of a dictionary of two sites, c is read at the one and x' is made at the other. There are `contexts` windows for
     each latent, of `length` tokens and different documents (`kept` says where the dictionary knows the activation). One
     in which the code at the place falls below half of what it is in the whole context is left out, and a latent
-    without any window has no effect (None). Intervals are bootstraps over the windows. Only tokens are listed whose
-    mean probability is at least `least`, with the latent or without. What is found of a latent does not depend on
-    which others are gathered.
+    without any window has no effect (None). Intervals are bootstraps over the windows. What is found of a latent does
+    not depend on which others are gathered.
 
     Raises `ConfigurationError` for a dictionary of another model, `ModelError` for a model without logits.
     """
-    places = strongest_places(gathered, contexts, seed=seed)
+    places = strongest_places(gathered, contexts, length=length, seed=seed)
     ablations = _Ablations(model, dictionary, gathered.latents)
     step = max(1, _CELLS // model.vocabulary)
     cells = max(model.vocabulary, (length + 1) * dictionary.n_latents)
@@ -75,7 +74,7 @@ def latent_effects(
         mine, tally = places.of(begin, end), _Tally(end - begin, model)
         for pairs, windows, row in windows_of(mine, gathered, kept, length=length, most=max(1, _CELLS // cells)):
             ablations.measure(mine.take(pairs), begin, windows, row, tally)
-        found += tally.effects(wanted, least)
+        found += tally.effects(wanted)
         if progress is not None:
             progress("ablating latents", end, len(gathered))
     return found
@@ -127,7 +126,7 @@ def _another(
     """Another latent that is active at the end of each pair's window, by chance (in [0, 1)); -1 where there is none."""
     parts = []
     for here in torch.arange(len(row), device=row.device).split(max(1, _CELLS // ends.shape[1])):
-        active = ends[row[here]] != 0
+        active = ends[row[here]] > 0
         active[torch.arange(len(here), device=row.device), latent[here]] = False
         count = active.sum(1)
         drawn = (active.cumsum(1) > (chance[here] * count).long()[:, None]).to(torch.uint8).argmax(1)
@@ -141,9 +140,8 @@ class _Tally:
     def __init__(self, latents: int, model: LanguageModel) -> None:
         self.kl: list[tuple[np.ndarray, np.ndarray]] = []
         self.control: list[tuple[np.ndarray, np.ndarray]] = []
-        shape, device = (latents, model.vocabulary), model.device
-        self.count = torch.zeros(latents, device=device)
-        self.gain, self.before, self.after = (torch.zeros(shape, device=device) for _ in range(3))
+        self.count = torch.zeros(latents, device=model.device)
+        self.gain = torch.zeros(latents, model.vocabulary, device=model.device)
 
     def add(
         self,
@@ -153,19 +151,17 @@ class _Tally:
         control: bool,
     ) -> None:
         """Log-probabilities of the next token with a latent, and without it (or without its control)."""
-        gain, p = clean - after, clean.exp()
-        (self.control if control else self.kl).append((owner.cpu().numpy(), (p * gain).sum(-1).cpu().numpy()))
+        p = clean.exp()
+        kl = (p * (clean - after)).sum(-1)
+        (self.control if control else self.kl).append((owner.cpu().numpy(), kl.cpu().numpy()))
         if not control:
-            where = owner.to(gain.device)
-            self.count.index_add_(0, where, torch.ones(len(where), device=gain.device))
-            for total, values in ((self.gain, gain), (self.before, p), (self.after, after.exp())):
-                total.index_add_(0, where, values.float())
+            where = owner.to(p.device)
+            self.count.index_add_(0, where, torch.ones(len(where), device=p.device))
+            self.gain.index_add_(0, where, (p - after.exp()).float())
 
-    def effects(self, wanted: int, least: float) -> list[LatentEffect | None]:
+    def effects(self, wanted: int) -> list[LatentEffect | None]:
         """The effect of every latent, None where it has no window."""
-        count = self.count.clamp_min(1)[:, None]
-        likely = torch.maximum(self.before, self.after) / count >= least
-        gain = torch.where(likely, self.gain / count, 0.0)
+        gain = self.gain / self.count.clamp_min(1)[:, None]
         size = min(wanted, gain.shape[1])
         top, bottom = (gain.topk(size, largest=largest) for largest in (True, False))
         kl, control = (means(values, len(gain)) for values in (self.kl, self.control))

@@ -41,21 +41,50 @@ class Places:
         return replace(found, owner=found.owner - begin)
 
 
-def strongest_places(gathered: Gathered, wanted: int = CONTEXTS, *, seed: int = 0) -> Places:
-    """The strongest place in each of the `wanted` strongest fragments of every latent, at most one in a document."""
+def strongest_places(gathered: Gathered, wanted: int = CONTEXTS, *, length: int = LENGTH, seed: int = 0) -> Places:
+    """The strongest place in each of the `wanted` strongest fragments of every latent, at most one in a document.
+
+    Of places that end the same `length` tokens (headings, beginnings of documents), only the strongest is
+    taken: the model would be asked the same thing again.
+    """
     fragments, numbers = gathered.fragments, gathered.top.numbers
-    document = np.where(numbers >= 0, fragments.document[numbers], -1)
-    earlier = np.tri(numbers.shape[1], k=-1, dtype=bool)
-    repeated = ((document[:, :, None] == document[:, None, :]) & earlier).any(2)
+    place = fragments.start[numbers] + gathered.top.codes.argmax(2)
+    document = fragments.document[numbers]
+    text = _text_before(gathered, fragments.context[numbers], place, length)
+    earlier = np.tri(numbers.shape[1], k=-1, dtype=bool) & (numbers >= 0)[:, None, :]
+    repeated = ((_alike(document) | _alike(text)) & earlier).any(2)
     first = (numbers >= 0) & ~repeated
     owner, slot = (first & (np.cumsum(first, 1) <= wanted)).nonzero()
     number, codes = numbers[owner, slot], gathered.top.codes[owner, slot].astype(np.float32)
-    position = fragments.start[number] + codes.argmax(1)
+    position = place[owner, slot]
     chance = [
         np.random.default_rng([seed, latent, 0xC0]).random(count)
         for latent, count in zip(gathered.latents.tolist(), np.bincount(owner, minlength=len(numbers)), strict=True)
     ]
     return Places(owner, fragments.context[number], position, codes.max(1, initial=0), np.concatenate(chance))
+
+
+def _alike(values: Int64[np.ndarray, "latent slot"]) -> Bool[np.ndarray, "latent slot slot"]:
+    return values[:, :, None] == values[:, None, :]
+
+
+def _text_before(
+    gathered: Gathered,
+    context: Int64[np.ndarray, "latent slot"],
+    position: Int64[np.ndarray, "latent slot"],
+    length: int,
+) -> Int64[np.ndarray, "latent slot"]:
+    """A number for the tokens up to each place in its document: the same for the same tokens."""
+    tokens = gathered.fragments.tokens
+    ids, document = tokens.ids.numpy(), tokens.document.numpy()
+    width = ids.shape[1]
+    distinct, which = np.unique(context * width + position, return_inverse=True)
+    row, column = distinct // width, distinct % width
+    back = column[:, None] - np.arange(length)
+    there = np.maximum(back, 0)
+    inside = (back >= 0) & (document[row[:, None], there] == document[row, column][:, None])
+    _, number = np.unique(np.where(inside, ids[row[:, None], there], -1), axis=0, return_inverse=True)
+    return number.reshape(-1)[which].reshape(context.shape)
 
 
 def windows_of(

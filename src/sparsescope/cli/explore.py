@@ -2,6 +2,7 @@
 
 import importlib.util
 import webbrowser
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..explorer.live.lab import Lab
     from ..features.browsing import Shelf
     from .console import Console
+    from .preparing import Preparing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,34 +38,46 @@ class ExploreOptions(Common):
 
 def run_the_explorer(options: ExploreOptions, console: "Console", command: str) -> None:
     """Serve the pages until Ctrl-C, or write them."""
-    _check(options)
-    explored = _prepared(options, console)
-    if options.latent is not None:
-        _write_latent(explored, options.latent, options.out, console)
-    elif options.static is not None:
-        _write_pages(explored, options.static, console)
-    else:
-        _serve(explored, options, console)
-
-
-def _prepared(options: ExploreOptions, console: "Console") -> "Explored":
-    """The run, prepared. Where that cannot be done (again), what was prepared before is shown as it is."""
     from ..explorer.explored import Explored
-    from .preparing import prepare
+    from .preparing import Preparing
 
+    _check(options)
     explored = Explored(options.run, only=options.dictionary)
+    with Preparing(options.run, options.dictionary, console) as work:
+        if options.latent is not None:
+            _wait(work, explored, console)
+            _write_latent(explored, options.latent, options.out, console)
+        elif options.static is not None:
+            _wait(work, explored, console)
+            _write_pages(explored, options.static, console)
+        else:
+            # The first dictionary is enough to begin with: the others appear as they are finished.
+            _wait(work, explored, console, lambda: _prepared(explored) > 0)
+            _serve(explored, options, console)
+
+
+def _wait(
+    work: "Preparing", explored: "Explored", console: "Console", enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Until the run is prepared, or enough of it. Where that cannot be done, what was prepared before is shown."""
     try:
-        prepare(options.run, options.dictionary, console)
+        work.wait(enough)
+    except KeyboardInterrupt:
+        console.say("stopped: every dictionary that was finished is kept. The same command goes on.")
+        raise SystemExit(1) from None
     except SparsescopeError as error:
-        try:
-            some = any(shelf.prepared for shelf in explored.shelves())
-        except SparsescopeError:
-            some = False
-        if not some:
+        if not _prepared(explored):
             raise
         console.say(f"shown as it was prepared before, and may be out of date: {error}", style="yellow")
     explored.shelves()  # complains of names that the run does not have
-    return explored
+
+
+def _prepared(explored: "Explored") -> int:
+    """How many dictionaries can be looked at."""
+    try:
+        return sum(shelf.prepared for shelf in explored.shelves())
+    except SparsescopeError:  # no database yet, or none of the names asked for
+        return 0
 
 
 def _check(options: ExploreOptions) -> None:

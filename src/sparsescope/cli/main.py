@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wants_json, debug = "--json" in words, "--debug" in words
     console = Console(json=wants_json)
     try:
-        with _terminable(), contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext():
+        with terminable(), contextlib.redirect_stdout(sys.stderr) if wants_json else contextlib.nullcontext():
             return _run(words, console)
     except SystemExit as leaving:  # argparse, after --help
         return int(leaving.code or 0)
@@ -109,7 +109,7 @@ def _failed(console: Console, text: str, code: int, debug: bool) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM end the work the way Ctrl-C does, so that it can be resumed."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:

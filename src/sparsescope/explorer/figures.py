@@ -31,8 +31,9 @@ def density_scatter(
 ) -> str:
     """Latents by density and `name`, each a link. `limits` are on the y axis whatever the points; others extend it.
 
-    With `root` the y axis goes by the square root, for values of at least 0 with a long tail. Points cannot be
-    reached by the tabulator key (there may be 1,500); the table on the page has the same links.
+    The x axis ends where the points do; what lies beyond DENSE is shaded if anything does. With `root` the y axis
+    goes by the square root, for values of at least 0 with a long tail. Points cannot be reached by the tabulator key
+    (there may be 1,500) unless a script lets arrow keys go on from one; the table on the page has the same links.
 
     >>> drawn = density_scatter([(-2.0, 0.5, 7, 1)], "score", (0.0, 1.0), lambda latent: f"/latent/{latent}")
     >>> '<a href="/latent/7"' in drawn and "latent 7: active on 1% of tokens, score 0.500" in drawn
@@ -42,7 +43,7 @@ def density_scatter(
     most = max((point[3] for point in points), default=1)
     marks = [_point(each, name, x, y, link(each[2]), most) for each in points]
     title = f"Latents by density and {name}"
-    parts = [_dense(x), _grid(x, y, name), _text("tick halo", x(DENSE) + 6, TOP + 12, "dense", "start"), *marks]
+    parts = [*(_dense(x) if any(point[0] > DENSE for point in points) else ()), _grid(x, y, name), *marks]
     return (
         f'<svg class="density" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="group" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
@@ -71,29 +72,40 @@ class _Height:
 
 
 def _axes(points: Sequence[ScatterPoint], limits: tuple[float, float], root: bool) -> tuple[Axis, _Height]:
-    left = min((math.floor(point[0]) for point in points), default=-5)
+    left, right = (end((point[0] for point in points), default=-2.0) for end in (min, max))
+    beside = max(0.03 * (right - left), 0.06)
     heights = [*limits, *(point[1] for point in points)]
     if root:
         heights = [math.sqrt(max(value, 0.0)) for value in heights]
     room = 0.03 * (max(heights) - min(heights))
-    x = Axis(min(float(left), -2.0) - 0.1, 0.08, LEFT, WIDTH - RIGHT)
+    x = Axis(left - beside, right + beside, LEFT, WIDTH - RIGHT)
     return x, _Height(Axis(min(heights) - room, max(heights) + room, HEIGHT - BOTTOM, TOP), root)
 
 
-def _dense(x: Axis) -> str:
-    """The region of latents that are active on more than a tenth of all tokens."""
+def _dense(x: Axis) -> tuple[str, str]:
+    """The region of latents that are active on more than a tenth of all tokens, and its name."""
     start = x(DENSE)
     return (
         f'<rect class="dense" x="{start:.1f}" y="{TOP}" width="{WIDTH - RIGHT - start:.1f}" '
-        f'height="{HEIGHT - BOTTOM - TOP}"/>'
+        f'height="{HEIGHT - BOTTOM - TOP}"/>',
+        _text("tick halo", WIDTH - RIGHT - 6, TOP + 12, "dense", "end"),
     )
+
+
+def _densities(x: Axis) -> list[float]:
+    """Round densities on the axis: the fewer powers of ten it holds, the more of each."""
+    held = x.high - x.low
+    steps = (1,) if held >= 2 else (1, 2, 5) if held >= 0.8 else (1, 2, 3, 4, 5, 6, 7, 8, 9)
+    values = (step * 10.0**power for power in range(math.floor(x.low), 1) for step in steps)
+    return [value for value in values if value <= 1 and x.holds(math.log10(value))]
 
 
 def _grid(x: Axis, y: _Height, name: str) -> str:
     parts, start, end = [], y.axis.start, y.axis.end
-    for power in range(math.ceil(x.low), 1):
-        parts.append(_line("grid", x(power), x(power), start, end))
-        parts.append(_text("tick", x(power), start + 17, percent(10.0**power), "middle"))
+    for density in _densities(x):
+        at = x(math.log10(density))
+        parts.append(_line("grid", at, at, start, end))
+        parts.append(_text("tick", at, start + 17, percent(density), "middle"))
     for value in y.ticks():
         parts.append(_line("grid", x.start, x.end, y(value), y(value)))
         parts.append(_text("tick", x.start - 7, y(value) + 4, f"{value:.10g}".replace("-", "−"), "end"))

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 18, 44
 _STEP = 0.05
 THRESHOLDS = (0.5, 0.7, 0.9)
-"""Below the first a latent counts as new, from the others on as shared."""
+"""Below the first a latent is only in its own dictionary, from the others on it counts as shared."""
 
 
 def cosine_counts(cosines: Sequence[float]) -> tuple[list[float], list[int]]:
@@ -30,7 +30,7 @@ def cosine_counts(cosines: Sequence[float]) -> tuple[list[float], list[int]]:
 
 
 def cosine_histogram(cosines: Sequence[float], title: str) -> str:
-    """The histogram, with dashed lines where counting as new ends and counting as shared begins.."""
+    """The histogram, with dashed lines at the thresholds."""
     edges, counts = cosine_counts(cosines)
     x = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
     y = Axis(0.0, max([*counts, 1]) * 1.08, HEIGHT - _BOTTOM, _TOP)

@@ -16,12 +16,13 @@ from jaxtyping import Int64
 from typing_extensions import Self
 
 from ..errors import ConfigurationError, StorageError
-from . import finding, matched, showing
+from . import finding, holding, matched, ruling, showing
 from .blobs import unpack_flags, unpack_integers, unpack_json
 from .card import Card, Detail, Histogram, card_id
 from .card_columns import TYPES, chosen_latents
 from .overview import Overview
 from .reading import FeatureReader, StoredExplanation, StoredLatent, StoredScore
+from .rules import Term, parse
 from .schema import connect_to_read, damaged
 from .showing import Shown
 
@@ -57,12 +58,13 @@ class Chosen:
     """Which latents of a dictionary: with all these words, of this kind, and numbers within bounds.
 
     `show` is one of `card_columns.SHOWN`. Each of `ranges` is (column, low, high), a bound None where there is none;
-    a latent whose number is undefined is in no range.
+    a latent whose number is undefined is in no range. All of `terms`, which are of `ruling.SETS`, must hold too.
     """
 
     words: str = ""
     show: str = "all"
     ranges: tuple[tuple[str, float | None, float | None], ...] = ()
+    terms: tuple[Term, ...] = ()
 
 
 class FeatureBrowser(FeatureReader):
@@ -172,7 +174,10 @@ class FeatureBrowser(FeatureReader):
         self, dictionary: int, chosen: Chosen, sort: str = "latent", descending: bool = False
     ) -> Int64[np.ndarray, " latent"]:
         """All chosen latents in the order of `cards`, without their cards. Raises as `cards`."""
-        having = finding.having_words(self, chosen.words, dictionary) if chosen.words.strip() else None
+        terms = chosen.terms
+        if chosen.words.strip():
+            terms = (Term("words", ":", chosen.words), *terms)
+        having = ruling.having_terms(self, terms, dictionary) if terms else None
         return chosen_latents(lambda name: self.column(dictionary, name), chosen, having, sort, descending)
 
     def column(self, dictionary: int, name: str) -> np.ndarray:
@@ -256,20 +261,31 @@ class FeatureBrowser(FeatureReader):
     # Search
 
     def by_words(self, text: str, dictionary: int | None = None, limit: int = 50) -> list[Card]:
-        """Latents whose explanation, tokens and label together hold all these words; see `finding.by_words`."""
-        return finding.by_words(self, text, dictionary, limit)
+        """Latents whose explanation, tokens and label together hold all these words; see `holding.by_words`."""
+        return holding.by_words(self, text, dictionary, limit)
 
     def by_token(self, text: str, dictionary: int | None = None, limit: int = 50) -> list[tuple[Card, float]]:
         """Latents that respond to a token, with its share of their activation; see `finding.by_token`."""
         return finding.by_token(self, text, dictionary, limit)
 
     def by_rule(self, rule: str, dictionary: int | None = None, limit: int = 50) -> list[Card]:
-        """Latents of which all terms of a rule hold; see `finding.by_rule`."""
-        return finding.by_rule(self, rule, dictionary, limit)
+        """Latents of which all terms of a rule hold; see `rules` and `ruling.by_terms`.
 
-    def contexts_with(self, text: str, limit: int = 20) -> list[finding.FoundContext]:
-        """Fragments that hold all these words, and the latents they are among the strongest of."""
-        return finding.contexts_with(self, text, limit)
+        Raises `ConfigurationError` for a rule that is not understood.
+        """
+        return [card for card, _ in self.by_terms(parse(rule), dictionary, limit)]
+
+    def by_terms(
+        self, terms: Sequence[Term], dictionary: int | None = None, limit: int = 50
+    ) -> list[tuple[Card, float | None]]:
+        """The same for terms that were read already, with the share of each on the tokens of the rule."""
+        return ruling.by_terms(self, terms, dictionary, limit)
+
+    def contexts_with(
+        self, text: str, limit: int = 20, dictionaries: Sequence[int] | None = None
+    ) -> list[finding.FoundContext]:
+        """Fragments that hold all these words, and the latents that they are among the strongest of; see `finding`."""
+        return finding.contexts_with(self, text, limit, dictionaries)
 
     # Matches
 

@@ -12,6 +12,8 @@ from .card_schema import SHIFT
 DENSE = 0.1
 """A latent active on more than this share of rows is dense."""
 BINS = 30
+LABELLED = 0.05
+"""A label that agrees with a latent by a lower F1 says nothing of it."""
 SORTABLE = ("density", "maximum", "entropy", "score", "f1", "effect")
 """Numbers of a card that latents can be sorted and chosen by, beside that of the latent."""
 
@@ -40,6 +42,11 @@ class Card:
     effect: float | None = None
     tokens: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def fits(self) -> bool:
+        """Whether its label says something of it."""
+        return self.label is not None and self.f1 is not None and self.f1 >= LABELLED
+
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
@@ -58,8 +65,8 @@ class Detail:
     """What only a latent's own page shows.
 
     `firing` tells on which fragments of the test corpus the latent is active. `effect` is JSON: "kl" (an
-    estimate), "contexts", "raised" and "lowered" ([token text, mean Δ log p] of the next token, clean less
-    ablated), and "control", the KL when a random other active latent is ablated at the same places.
+    estimate), "contexts", "raised" and "lowered" ([token text, mean change of its probability as the next
+    token], clean less ablated), and "control", the KL when a random other active latent is ablated at the same places.
     """
 
     histogram: Histogram | None = None

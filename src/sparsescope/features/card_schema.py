@@ -2,7 +2,8 @@
 
     cards          one narrow row for every latent, dead ones too: the numbers that rules compare
     card_columns   the same numbers column by column: what tables are sorted and filtered by
-    card_bodies    its texts and blobs, read only for the latents on a page; card_words is the search index over it
+    card_bodies    its texts and blobs, read only for the latents on a page; `words` are its tokens, and `affirmed` is
+                   the explanation without its negated parts. card_words is the search index over it, of word stems
     tokens         the texts of tokens that latents respond to ── token_shares: which latents, and how much of each
     strongest      by fragment, the latents for which it is among the strongest
     simulations    what an explanation predicts on the stored contexts
@@ -33,17 +34,19 @@ CREATE TABLE IF NOT EXISTS card_columns (
 );
 CREATE TABLE IF NOT EXISTS card_bodies (
   id INTEGER PRIMARY KEY REFERENCES cards ON DELETE CASCADE, explainer TEXT, explanation TEXT, label TEXT,
-  tokens TEXT NOT NULL, words TEXT NOT NULL, histogram BLOB, firing BLOB, effects BLOB
+  affirmed TEXT, tokens TEXT NOT NULL, words TEXT NOT NULL, histogram BLOB, firing BLOB, effects BLOB
 );
 CREATE VIRTUAL TABLE IF NOT EXISTS card_words
-  USING fts5 (explanation, words, label, content='card_bodies', content_rowid='id');
+  USING fts5 (
+    explanation, affirmed, words, label, content='card_bodies', content_rowid='id', tokenize='porter', prefix='3 4'
+  );
 CREATE TRIGGER IF NOT EXISTS card_added AFTER INSERT ON card_bodies BEGIN
-  INSERT INTO card_words (rowid, explanation, words, label)
-    VALUES (new.id, new.explanation, new.words, new.label);
+  INSERT INTO card_words (rowid, explanation, affirmed, words, label)
+    VALUES (new.id, new.explanation, new.affirmed, new.words, new.label);
 END;
 CREATE TRIGGER IF NOT EXISTS card_removed AFTER DELETE ON card_bodies BEGIN
-  INSERT INTO card_words (card_words, rowid, explanation, words, label)
-    VALUES ('delete', old.id, old.explanation, old.words, old.label);
+  INSERT INTO card_words (card_words, rowid, explanation, affirmed, words, label)
+    VALUES ('delete', old.id, old.explanation, old.affirmed, old.words, old.label);
 END;
 CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS token_shares (

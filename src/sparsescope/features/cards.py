@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ConfigurationError
+from .affirming import affirmed
 from .blobs import pack_codes, pack_flags, pack_integers, pack_json, unpack_codes
 from .card import BINS, DENSE, Card, Detail, Histogram, card_id, cards_of
 from .card_columns import put_columns
@@ -69,7 +70,7 @@ def put_cards(
         many = database.connection.executemany
         many("INSERT INTO cards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_numbers, cards))
         many(
-            "INSERT INTO card_bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO card_bodies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (_body(card, detail) for card, detail in zip(cards, details, strict=True)),
         )
         _put_tokens(database, cards)
@@ -203,6 +204,7 @@ def _body(card: Card, detail: Detail) -> tuple[Any, ...]:
     histogram, firing = detail.histogram, detail.firing
     return (
         *(card_id(card.dictionary, card.latent), *texts),
+        None if card.explanation is None else affirmed(storable(card.explanation)),
         *(json.dumps(tokens, ensure_ascii=False, separators=(",", ":")), " ".join(text for text, _ in tokens)),
         None if histogram is None else pack_integers([histogram.active, histogram.rows, *histogram.counts.tolist()]),
         None if firing is None else pack_flags(firing),
@@ -216,7 +218,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _put_tokens(database: "FeatureDatabase", cards: Sequence[Card]) -> None:
-    """Which tokens each latent responds to; of tokens that differ in white space alone, the larger share."""
+    """Which tokens each latent responds to; tokens that differ in white space alone count together."""
     execute = database.connection.execute
     rows = []
     numbers: dict[str, int] = {}
@@ -224,7 +226,7 @@ def _put_tokens(database: "FeatureDatabase", cards: Sequence[Card]) -> None:
         shares: dict[str, float] = {}
         for text, share in card.tokens:
             key = bare(storable(text))
-            shares[key] = max(shares.get(key, 0.0), float(share))
+            shares[key] = shares.get(key, 0.0) + float(share)
         for key, share in shares.items():
             if key not in numbers:
                 execute("INSERT OR IGNORE INTO tokens (text) VALUES (?)", (key,))

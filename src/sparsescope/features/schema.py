@@ -104,22 +104,29 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
         raise ArtifactError(
             f"there is no feature database at {path}: 'sparsescope explore RUN' makes it from a finished run."
         )
-    # Read-only access to a database in write-ahead mode needs its index file, which only who can write makes.
-    frozen = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-shm").exists()
-    address = f"{path.resolve().as_uri()}?mode=ro" + ("&immutable=1" if frozen else "")
-    connection: sqlite3.Connection | None = None
+    connection = open_to_read(path)
     try:
-        connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None)
-        connection.execute("PRAGMA query_only = ON")
         version = check(connection, path)
         if version < FORMAT:
             raise ArtifactError(
                 f"{path} has format {version}, of before the explorer: 'sparsescope explore RUN' prepares it."
             )
     except (sqlite3.Error, ArtifactError) as error:
-        if connection is not None:
-            connection.close()
+        connection.close()
         raise damaged(path, error) if isinstance(error, sqlite3.Error) else error from error
+    return connection
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """The SQLite database at `path`, which may lie where nothing can be written. Raises `StorageError`."""
+    # Read-only access to a database in write-ahead mode needs its index file, which only who can write makes.
+    frozen = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-shm").exists()
+    address = f"{path.resolve().as_uri()}?mode=ro" + ("&immutable=1" if frozen else "")
+    try:
+        connection = sqlite3.connect(address, uri=True, timeout=WAIT, isolation_level=None)
+        connection.execute("PRAGMA query_only = ON")
+    except sqlite3.Error as error:
+        raise StorageError(f"could not open {path}: {error}. Make it readable.") from error
     return connection
 
 

@@ -1,6 +1,10 @@
 """Text as SQLite keeps it and searches it, whatever is in it."""
 
+import re
+
 _WORDS = 32  # of a query; more make no search better
+_PREFIX, _STEM = 3, 4  # letters from which on a word is found by its beginning: without an ending, and with one
+_ENDING = re.compile(r"(.*?)(ing|ed|es|s|e)?", re.DOTALL | re.IGNORECASE)
 
 
 def storable(text: str) -> str:
@@ -25,10 +29,21 @@ def bare(token: str) -> str:
 def query_of(text: str, *, prefix: bool = False) -> str:
     """An FTS5 query for all words of `text`, each quoted, so that none is an operator; "" when it has no word.
 
-    With `prefix`, words that begin with these are found too.
+    With `prefix`, words that begin with these are found too. Not with less than three letters, nor with a short word
+    that has an ending, of which the index of stems would keep next to nothing ("being", "used"); and not with a
+    number, since who types 20 does not mean 2024.
 
     >>> query_of("NEAR the - end")
     '"NEAR" "the" "end"'
+    >>> query_of("of brackets used 12", prefix=True)
+    '"of" "brackets"* "used" "12"'
     """
     words = [word for word in plain(text).split() if any(map(str.isalnum, word))][:_WORDS]
-    return " ".join('"' + word.replace('"', '""') + '"' + ("*" if prefix else "") for word in words)
+    return " ".join('"' + word.replace('"', '""') + '"' + ("*" if prefix and _begins(word) else "") for word in words)
+
+
+def _begins(word: str) -> bool:
+    """Whether a word may be the beginning of the one that is meant."""
+    found = _ENDING.fullmatch(word)
+    least = _STEM if found and found[2] else _PREFIX
+    return word[-1].isalpha() and found is not None and len(found[1]) >= least

@@ -247,7 +247,7 @@ def _direct_labels(series: Sequence[Series], x: Axis, y: Axis) -> list[str]:
     taken += [(px - 2, py - 2, px + 2, py + 2) for s in series for px, py in _along(s, x, y)]
     parts, written = [], set()
     for s in series:
-        wide = 6.4 * len(s.label)
+        wide = _CHARACTER * len(s.label) + 4
         for point in sorted(s.points, key=lambda p: -p.x):
             at = _free_box(x(point.x), y(point.y), wide, taken, (x.start, y.end, x.end, y.start))
             if at is None or s.label in written:
@@ -270,6 +270,8 @@ def _along(series: Series, x: Axis, y: Axis) -> list[tuple[float, float]]:
 
 
 Box = tuple[float, float, float, float]
+_CHARACTER = 7.4
+"""Pixels for a character of a label: which typeface there is differs, and this is a wide one."""
 
 
 def _free_box(px: float, py: float, wide: float, taken: Sequence[Box], frame: Box) -> Box | None:

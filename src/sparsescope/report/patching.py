@@ -1,6 +1,7 @@
 """What patching features causes: the section about `sparsescope ioi`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .charts import MARKERS, Link, colour, nowhere
@@ -32,8 +33,10 @@ _TERMS = (
     ),
     ("Intervals", "95%, by bootstrap over prompts, the same draws for every curve; seeds, where several, drawn first."),
 )
+_AIM = "To move the model's output half of the way (in KL) to that of the other prompt,"
 _QUESTIONS = {"edit": "a smaller edit", "patched": "fewer features"}
 _RIVALS = {"pca": "PCA", "dense": "l1 = 0"}
+_SPARE_MARKERS = ("square", "circle", "diamond", "cross", "triangle")
 _ALWAYS = ("dense", "components", "pca", "neurons", "random")
 """Roles that are drawn whatever they reach; of trained dictionaries and other baselines, the best of each method."""
 
@@ -55,22 +58,31 @@ def patching(found: Mapping[str, Any]) -> str:
 
 def lead(found: Mapping[str, Any]) -> list[str]:
     """At which sites sparse dictionaries need a smaller edit, and fewer features, than every rival, for half the KL."""
-    return [_where_it_holds(found["sites"], axis, what) for axis, what in _QUESTIONS.items()]
+    counts = {axis: _counts(found["sites"], axis) for axis in _QUESTIONS}
+    roles = {each["role"] for site in found["sites"] for each in site["comparisons"]}
+    named = [f"than {name}" for role, name in _RIVALS.items() if role in roles]
+    if not named or not any(counts.values()):
+        return ["Nothing sparse stands beside PCA or l1 = 0, so who needs the smaller edit is not known."]
+    rivals = and_list(named)
+    if not any(better for each in counts.values() for better, _ in each.values()):
+        what, sites = " or ".join(_QUESTIONS.values()), and_list(list(counts["edit"]))
+        return [f"{_AIM} no sparse dictionary at {sites} clearly gets by with {what} {rivals}."]
+    return [_where_it_holds(counts[axis], f"{what} {rivals}") for axis, what in _QUESTIONS.items()]
 
 
-def _where_it_holds(sites: Sequence[Mapping[str, Any]], axis: str, what: str) -> str:
-    counts = {site["site"]: _better_than_all(site, axis) for site in sites}
+def _where_it_holds(counts: Mapping[str, tuple[int, int]], both: str) -> str:
     yes = [f"{site} ({better} of {of})" for site, (better, of) in counts.items() if better]
-    no = [site for site, (better, of) in counts.items() if of and not better]
-    roles = {each["role"] for site in sites for each in site["comparisons"]}
-    rivals = [f"than {name}" for role, name in _RIVALS.items() if role in roles]
-    if not rivals or not (yes or no):
-        return f"Nothing sparse stands beside PCA or l1 = 0, so who needs {what} is not known."
-    both = f"{what} {and_list(rivals)}"
+    no = [site for site, (better, _) in counts.items() if not better]
     if not yes:
-        return f"For half the KL, no sparse dictionary clearly needs {both} at {and_list(no)}."
-    rest = f", and at {and_list(no)} none does" if no else ""
-    return f"For half the KL, sparse dictionaries clearly need {both} at {and_list(yes)}{rest}."
+        return f"{_AIM} no sparse dictionary at {and_list(no)} clearly gets by with {both}."
+    rest = f"; at {and_list(no)} none does" if no else ""
+    return f"{_AIM} sparse dictionaries at {and_list(yes)} clearly get by with {both}{rest}."
+
+
+def _counts(sites: Sequence[Mapping[str, Any]], axis: str) -> dict[str, tuple[int, int]]:
+    """How many sparse dictionaries are better than all rivals, of how many, at each site that has both."""
+    found = {site["site"]: _better_than_all(site, axis) for site in sites}
+    return {site: counted for site, counted in found.items() if counted[1]}
 
 
 def _better_than_all(site: Mapping[str, Any], axis: str) -> tuple[int, int]:
@@ -126,13 +138,14 @@ def curves(site: Mapping[str, Any], measured: Sequence[Mapping[str, Any]], link:
     }
     shown = []
     for key, (x, words) in axes.items():
-        series = [_series(each, key, link) for each in drawn]
+        series = _told_apart([_series(each, key, link) for each in drawn])
         title = f"KL left against {words} at {site['site']}"
         heading = "For how large an edit?" if key == "edit" else "Of how many features?"
         figure = scatter(series, x, y, x_label=words, y_label="KL left (less is better)", title=title)
         shown.append(f'<div class="chart"><h4>{heading}</h4><div class="scroll">{figure}</div></div>')
     items = "".join(
-        f"<li>{swatch(each)}{escape(each.label)}</li>" for each in (_series(d, "edit", link) for d in drawn)
+        f"<li>{swatch(each)}{escape(each.label)}</li>"
+        for each in _told_apart([_series(each, "edit", link) for each in drawn])
     )
     return f'<div class="charts">{"".join(shown)}</div><ul class="legend">{items}</ul>'
 
@@ -173,6 +186,18 @@ def _series(each: Mapping[str, Any], key: str, link: Link) -> Series:
     return Series(
         each["name"], colour(each), MARKERS.get(each["method"], "diamond"), points, each["role"] == "dense", plain
     )
+
+
+def _told_apart(series: Sequence[Series]) -> list[Series]:
+    """The same, where those that would look alike, such as PCA and its non-negative form, get another marker."""
+    taken: set[tuple[str, str, bool]] = set()
+    found = []
+    for each in series:
+        free = [marker for marker in (each.marker, *_SPARE_MARKERS) if (each.colour, marker, each.hollow) not in taken]
+        look = each if not free or free[0] == each.marker else replace(each, marker=free[0], dashed=True)
+        taken.add((look.colour, look.marker, look.hollow))
+        found.append(look)
+    return found
 
 
 def _decompositions(site: Mapping[str, Any]) -> str:

@@ -89,8 +89,10 @@ def label(entry: Entry) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """About `digits` significant digits, never an exponent for what people meet; '–' for an unknown number.
 
-    >>> [number(v) for v in (0.12345, 15.98, 1234.5, 0.0, 0.00001, None)]
-    ['0.123', '16.0', '1,234', '0', '<0.0001', '–']
+    Nothing but 0 is shown as 0: what the digits cannot show has four decimals, or is said to be smaller.
+
+    >>> [number(v) for v in (0.12345, 15.98, 1234.5, 0.0, 0.0003, 0.00001, None)]
+    ['0.123', '16.0', '1,234', '0', '0.0003', '<0.0001', '–']
     """
     if value is None:
         return "–"
@@ -100,6 +102,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if size < 1e-4:
         return "<0.0001" if value > 0 else ">−0.0001"
     text = f"{size:,.0f}" if size >= 1000 else f"{size:.{decimals(size, digits)}f}"
+    text = text if float(text.replace(",", "")) else f"{size:.4f}"
     return text if value > 0 else f"−{text}"
 
 
@@ -137,11 +140,16 @@ def size(count: float) -> str:
 
 
 def percent(share: float) -> str:
-    """
-    >>> [percent(s) for s in (0.5, 0.012, 0.00034)]
-    ['50%', '1.2%', '0.034%']
+    """Two digits, and as many more as tell a share from nothing and from all.
+
+    >>> [percent(s) for s in (0.5, 0.012, 0.00034, 0.9998, 1.0, 1e-9)]
+    ['50%', '1.2%', '0.034%', '99.98%', '100%', '<0.001%']
     """
     points = 100 * share
+    if 0 < points < 0.001:
+        return "<0.001%"
+    if 99.5 <= points < 100:
+        return f"{points:.4g}%" if points < 99.995 else ">99.99%"
     return f"{points:.0f}%" if points >= 10 or points == 0 else f"{points:.2g}%"
 
 

@@ -172,7 +172,7 @@ def _grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _tell(progress: Progress | None, shelf: Shelf, done: int) -> None:
     if progress is not None:
-        progress(f"writing {shelf.name}", done, shelf.alive)
+        progress(f"writing {shelf.name}", done, shelf.active)
 
 
 def _browsing(run: str | Path) -> FeatureBrowser:

@@ -12,16 +12,18 @@ from ..errors import ArtifactError, ConfigurationError, suggest
 from ..features.browsing import FeatureBrowser
 from ..features.cards import preparation
 from ..features.reading import FeatureReader
-from ..features.schema import FORMAT, check, damaged
+from ..features.schema import FORMAT, check, damaged, open_to_read
 
 DATABASE = "features.sqlite"
-VERSION = 1
+VERSION = 2
 """Of what is prepared: another one is prepared anew."""
 TOP, ACTIVE, RANDOM = 20, 40, 20
 """Fragments kept of each latent, as many as `explain` keeps by default."""
 CONTEXTS = 5
 """Windows in which each latent is ablated."""
 SEED = 0
+FROZEN = " (frozen decoder)"
+"""What follows the name of a dictionary of that control."""
 
 
 def unprepared(run: str | Path, dictionaries: Sequence[str] = ()) -> list[str]:
@@ -78,13 +80,16 @@ def fingerprint_of(run: Path) -> str:
 
 
 def chosen(run: Path, dictionaries: Sequence[str] = ()) -> list[str]:
-    """The names of a run's dictionaries, those of `dictionaries` where any are named."""
+    """The names of a run's dictionaries, those of `dictionaries` where any are named.
+
+    The controls whose directions stayed random are among them, at the end: they are of the model that was studied.
+    """
     if _read(run / "manifest.json").get("kind") != "run":
         raise ArtifactError(f"{run} is no run: expected what 'sparsescope study' wrote.")
     entries = _read(run / "evaluation" / "evaluation.json")["dictionaries"]
     places = [entry["path"].removeprefix("dictionaries/") for entry in entries]
     plain = [entry["name"] or place for entry, place in zip(entries, places, strict=True)]
-    names = [name if plain.count(name) == 1 else f"{name} ({place})" for name, place in zip(plain, places, strict=True)]
+    names = _told_apart(plain, places) + [name + FROZEN for name in _frozen(run / "controls" / "frozen-decoder")]
     for name in dictionaries:
         if name not in names:
             raise ConfigurationError(
@@ -93,13 +98,28 @@ def chosen(run: Path, dictionaries: Sequence[str] = ()) -> list[str]:
     return [name for name in names if not dictionaries or name in dictionaries]
 
 
+def _frozen(control: Path) -> list[str]:
+    """The names of the dictionaries in a control."""
+    home = control / "dictionaries"
+    found = [
+        (file.parent, _read(file)) for file in sorted([*home.glob("*/manifest.json"), *home.glob("*/*/manifest.json")])
+    ]
+    made = [(path.relative_to(home).as_posix(), each["dictionary"]) for path, each in found if "dictionary" in each]
+    return _told_apart([each["provenance"]["name"] or place for place, each in made], [place for place, _ in made])
+
+
+def _told_apart(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """Names, those that several have with the place of each."""
+    return [name if names.count(name) == 1 else f"{name} ({place})" for name, place in zip(names, places, strict=True)]
+
+
 def _format(path: Path) -> int:
     """The format of a feature database."""
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(open_to_read(path)) as connection:
+        try:
             return check(connection, path)
-    except sqlite3.DatabaseError as error:
-        raise damaged(path, error) from error
+        except sqlite3.DatabaseError as error:
+            raise damaged(path, error) from error
 
 
 def _read(path: Path) -> Any:

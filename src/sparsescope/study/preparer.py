@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dictionaries import Dictionary
 from ..features.cards import mark_prepared, put_cards, put_overview, put_simulations, put_vocabulary
 from ..features.database import KINDS, FeatureDatabase
 from ..features.renewing import context_numbers, forget_simulations, renew_rankings
@@ -14,8 +15,9 @@ from ..features.stored_fragments import stored_fragments
 from ..interpret.base import LEVELS
 from ..interpret.material import EXPLAINING, SCORING, Material, prepare
 from ..interpret.rules import Rules
+from .contents import ControlKind
 from .means import Means
-from .prepared import DATABASE, SEED, needs, settings_of, words_of
+from .prepared import DATABASE, FROZEN, SEED, needs, settings_of, words_of
 from .survey import survey
 from .survey_cards import Said, best_said, cards_of, renewed
 from .workshop import Task, Workshop, answer
@@ -49,6 +51,13 @@ class Preparer:
     def rules(self) -> Rules:
         return Rules(self.material.vocabulary)
 
+    def dictionary(self, name: str) -> tuple[Dictionary, str]:
+        """The dictionary of that name, and its kind: one of the run's own, or of its control with frozen decoders."""
+        kind: ControlKind = "frozen decoder"
+        if name in self.contents.dictionaries or not name.endswith(FROZEN):
+            return self.contents.dictionaries[name], "dictionary"
+        return self.contents.control(kind).dictionaries[name.removesuffix(FROZEN)], kind
+
     def put_text(self) -> None:
         """The fragments and the vocabulary, into the database."""
         with FeatureDatabase.create(self.path) as database, database.transaction():
@@ -71,9 +80,9 @@ class Preparer:
                     self._finish(database, stored, said, renewed(database, self.path, stored, said), settings)
 
     def _put(self, database: FeatureDatabase, name: str, settings: dict[str, Any], progress: Progress | None) -> None:
-        dictionary = self.contents.dictionaries[name]
+        dictionary, kind = self.dictionary(name)
         found = survey(dictionary, self.material, self.workshop.model, progress)
-        facts = {"kind": "dictionary", "run": self.contents.run.fingerprint}
+        facts = {"kind": kind, "run": self.contents.run.fingerprint}
         with database.transaction():
             site = str(dictionary.provenance.site)
             number = database.put_dictionary(name, dictionary.method, site, facts, keep=True)

@@ -77,7 +77,7 @@ def prepare_run(
 
 def _put(preparer: Preparer, names: Sequence[str], jobs: int | None, tell: Progress) -> None:
     """All dictionaries; progress is told in latents."""
-    sizes = {name: preparer.contents.dictionaries[name].n_latents for name in names}
+    sizes = {name: preparer.dictionary(name)[0].n_latents for name in names}
     total, done = sum(sizes.values()), 0
     size = min(jobs or (min(cores(), _MOST) if total >= _WORTH else 1), len(names))
     tell("preparing latents", 0, total)

@@ -6,13 +6,15 @@
   const rows = section && window.sparsescope?.rows?.[section.dataset.slug];
   if (!rows) return;
   const SIZE = 50;
+  const LABELLED = Number(section.dataset.labelled); // below this F1 a label is chance
   const DENSE = 0.1;
   const COLUMN = { latent: 0, density: 1, maximum: 2, entropy: 3, score: 4, f1: 5, effect: 6 };
   const SHOWS = {
     all: () => true, active: (row) => row[1] > 0, dead: (row) => row[1] === 0, dense: (row) => row[1] > DENSE,
     explained: (row) => row[7] !== null,
   };
-  const BOUND = /^(density|maximum|entropy|score|f1|effect)(<=|>=|<|>)([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)$/;
+  const NUMBERS = ["density", "maximum", "entropy", "score", "f1", "effect", "latent"];
+  const TEXTS = ["token", "label", "words", "dictionary", "method", "site"];
 
   // What the address asks for; what it cannot mean is as if it were not there.
   const asked = new URLSearchParams(location.search);
@@ -38,43 +40,115 @@
     if (size === 0) return "0";
     if (size < 1e-4) return value > 0 ? "<0.0001" : ">−0.0001";
     const whole = size >= 1 ? String(Math.floor(size)).length : 0;
-    const written = size >= 1000 ? fixed(size, 0).replace(/\B(?=(\d{3})+$)/g, ",") : fixed(size, Math.max(0, Math.min(4, 3 - whole)));
+    const short = size >= 1000 ? fixed(size, 0).replace(/\B(?=(\d{3})+$)/g, ",") : fixed(size, Math.max(0, Math.min(4, 3 - whole)));
+    const written = Number(short) === 0 ? fixed(size, 4) : short;
     return value > 0 ? written : `−${written}`;
   }
   function percent(share) {
     const points = 100 * share;
+    if (points > 0 && points < 0.001) return "<0.001%";
+    if (points >= 99.5 && points < 100) return points < 99.995 ? `${Number(fixed(points, 2))}%` : ">99.99%";
     if (points >= 10 || points === 0) return `${fixed(points, 0)}%`;
     const power = Math.floor(Math.log10(Number(points.toPrecision(2))));
-    if (power >= -4) return `${Number(fixed(points, 1 - power))}%`;
-    const [digits, tens] = points.toExponential(1).split("e");
-    return `${Number(digits)}e-${tens.slice(1).padStart(2, "0")}%`;
+    return `${Number(fixed(points, 1 - power))}%`;
   }
 
-  // Words as the search index of the database takes them: letters and digits, without case and accents.
-  const words = (given) => given.normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase().match(/[\p{L}\p{N}\p{Co}]+/gu) ?? [];
-  function matcher() {
-    const bounds = [];
-    const phrases = [];
-    for (const term of text.split(/\s+/).filter(Boolean)) {
-      const bound = BOUND.exec(term);
-      if (bound) bounds.push([COLUMN[bound[1]], bound[2], Number(bound[3])]);
-      else phrases.push(term);
-    }
-    const within = (row) => bounds.every(([column, sign, value]) => row[column] !== null && (sign.startsWith("<")
-      ? row[column] < value || (sign === "<=" && row[column] === value)
-      : row[column] > value || (sign === ">=" && row[column] === value)));
-    const looked = phrases.map(words).filter((each) => each.length).slice(0, 32);
-    const token = phrases.join(" "); // what has no word in it is a token
-    const holds = looked.length
-      ? (row) => {
-        const parts = [row[7] ?? "", row[8] ?? "", row[9].map(([each]) => each).join(" ")].map(words);
-        return looked.every((phrase) => parts.some((part) => contains(part, phrase)));
+  // The filter, read as features/rules.py reads it: conditions, and words for what is none.
+  const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?$/;
+  const unquoted = (value) => (value.length > 1 && value.startsWith('"') && value.endsWith('"')
+    ? value.slice(1, -1).replace(/\\(.)/gs, (_, escaped) => ({ n: "\n", t: "\t" })[escaped] ?? escaped) : value);
+  function nearest(name) {
+    const alike = (known) => {
+      let last = new Array(known.length + 1).fill(0);
+      for (const letter of name) {
+        const next = [0];
+        for (let at = 0; at < known.length; at++) next.push(letter === known[at] ? last[at] + 1 : Math.max(last[at + 1], next[at]));
+        last = next;
       }
-      : (row) => !token || row[9].some(([each]) => each === token);
-    return (row) => SHOWS[show](row) && within(row) && holds(row);
+      return (2 * last.at(-1)) / (name.length + known.length);
+    };
+    const [best] = [...TEXTS, ...NUMBERS].sort((a, b) => alike(b) - alike(a));
+    return alike(best) >= 0.6 ? best : null;
   }
+  function read(given) {
+    const terms = [];
+    const others = [];
+    const TERM = /([A-Za-z0-9_]*)(:|<=|>=|<|>|=)("(?:[^"\\]|\\.)*"|[^\s"]\S*|)(?=\s|$)/sy;
+    const WORD = /"(?:[^"\\]|\\.)*"(?=\s|$)|\S+/sy;
+    for (let place = given.search(/\S/); place >= 0 && place < given.length; place += given.slice(place).match(/^\s*/)[0].length) {
+      TERM.lastIndex = WORD.lastIndex = place;
+      const found = TERM.exec(given);
+      const [key, operator, value] = found ? [found[1].toLowerCase(), found[2], found[3]] : [];
+      const known = TEXTS.includes(key) || NUMBERS.includes(key);
+      if (found && (known || (key && (nearest(key) || (!":=".includes(operator) && NUMBER.test(value)))))) {
+        const refuse = (reason) => { throw new Error(`the condition '${found[0]}' is not understood: ${reason}.`); };
+        if (!known) {
+          const close = nearest(key);
+          throw new Error(`unknown field '${key}' in '${found[0]}'.${close ? ` Did you mean '${close}'?` : ""} Known: ${NUMBERS.slice(0, -1).join(", ")}, latent with < <= > >= or =, and ${TEXTS.map((name) => `${name}:`).join(", ")}`);
+        }
+        if (NUMBERS.includes(key)) {
+          if (operator === ":") refuse(`${key} is a number: it is compared`);
+          if (!NUMBER.test(value)) refuse(`'${value}' is no number`);
+          terms.push([key, operator, Number(value)]);
+        } else {
+          if (operator !== ":") refuse(`${key} takes a colon`);
+          if (!unquoted(value)) refuse("nothing follows the colon");
+          if (!["token", "label", "words"].includes(key)) throw new Error(`${key}: tells dictionaries apart, and this table is of one: search for it.`);
+          if (key === "label" && !words(value).length) throw new Error(`label:${value} has no letter or digit: name a word of the label.`);
+          terms.push([key, operator, unquoted(value)]);
+        }
+        place = TERM.lastIndex;
+      } else {
+        others.push(unquoted(WORD.exec(given)[0]));
+        place = WORD.lastIndex;
+      }
+    }
+    if (terms.length > 20) throw new Error(`the rule has ${terms.length} conditions: expected at most 20.`);
+    return { terms, others: others.join(" ") };
+  }
+
+  // Words as the search index of the database takes them: letters and digits, without case, accents and endings.
+  const words = (given) => given.normalize("NFD").replace(/\p{Mn}/gu, "").toLowerCase().match(/[\p{L}\p{N}\p{Co}]+/gu) ?? [];
+  const parted = (word) => word.match(/^(.*?)(ing|ed|es|s|e)?$/su);
+  const stem = (word) => (parted(word)[1].length >= 3 ? parted(word)[1] : word);
+  const begins = (word) => /\p{L}$/u.test(word) && parted(word)[1].length >= (parted(word)[2] ? 4 : 3);
+  const alike = (word, wanted) => stem(word) === stem(wanted);
   function contains(part, phrase) {
-    return part.some((_, start) => phrase.every((word, place) => part[start + place] === word));
+    const last = phrase.at(-1);
+    const fits = (word, at) => alike(word, phrase[at]) || (at === phrase.length - 1 && begins(last) && word.startsWith(stem(last)));
+    return part.some((_, start) => phrase.every((_, at) => start + at < part.length && fits(part[start + at], at)));
+  }
+  // Which rows hold the words of a text in some of their parts; what has no word in it is a token.
+  function holding(given, partsOf) {
+    const looked = given.split(/\s+/).map(words).filter((each) => each.length).slice(0, 32);
+    if (!looked.length) return (row) => !given || row[9].some(([each]) => each === given);
+    return (row) => {
+      const parts = partsOf(row).map(words);
+      return looked.every((phrase) => parts.some((part) => contains(part, phrase)));
+    };
+  }
+  // Tokens are written as pages show them; white space around one is no part of it, unless there is nothing else.
+  const core = (token) => token.replace(/^[·⏎␍→]+|[·⏎␍→]+$/g, "") || token;
+  const shown = (token) => token.replaceAll("\n", "⏎").replaceAll("\r", "␍").replaceAll("\t", "→");
+  function responding(given) {
+    const wanted = shown(given.trim() || given.replaceAll(" ", "·"));
+    const spelled = rows.some((row) => row[9].some(([each]) => core(each) === wanted));
+    const pattern = new RegExp(`^${wanted.replace(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*").replaceAll("?", ".")}$`, "su");
+    const fits = spelled ? (each) => each === wanted : (each) => pattern.test(each);
+    return (row) => row[9].some(([each]) => fits(core(each)));
+  }
+  const COMPARE = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
+  function matcher() {
+    const all = (row) => [row[7] ?? "", row[8] ?? "", row[9].map(([each]) => each).join(" ")];
+    const { terms, others } = read(text);
+    const holds = terms.map(([key, operator, value]) => {
+      if (key === "token") return responding(value);
+      if (key === "label") return holding(value, (row) => [row[5] >= LABELLED ? row[8] ?? "" : ""]);
+      if (key === "words") return holding(value, all);
+      return (row) => row[COLUMN[key]] !== null && COMPARE[operator](row[COLUMN[key]], value);
+    });
+    holds.push(SHOWS[show], holding(others, all));
+    return (row) => holds.every((each) => each(row));
   }
   function sorted(chosen) {
     const column = COLUMN[sort];
@@ -105,7 +179,7 @@
     head.scope = "row";
     const said = explanation !== null ? made("bdi", "", explanation) : made("i", "", density === 0 ? "dead" : "not explained");
     const chips = tokens.slice(0, 5).map(([token, share]) => made("span", "chip", made("bdi", "token", token), made("small", "", percent(share))));
-    const labelled = label === null ? ["–"] : [made("bdi", "", label), " ", made("small", "", `F1 ${number(f1)}`)];
+    const labelled = label === null || f1 === null || f1 < LABELLED ? ["–"] : [made("bdi", "", label), " ", made("small", "", `F1 ${number(f1)}`)];
     const whole = made("tr", "", head, cell("said", "", said), cell("number", "score", number(score)), cell("tokens", "", ...chips),
       cell("number", "density", percent(density)), cell("label", "label", ...labelled), cell("number", "effect", number(effect)));
     whole.dataset.item = "";
@@ -117,7 +191,13 @@
     return `?${query}#latents`;
   }
 
-  const found = sorted(rows.filter(matcher()));
+  let found = [];
+  try {
+    found = sorted(rows.filter(matcher()));
+  } catch (error) {
+    const nothing = section.querySelector(".nothing b");
+    if (nothing) nothing.textContent = error.message;
+  }
   const last = Math.max(1, Math.ceil(found.length / SIZE));
   const page = Math.min(last, Math.max(1, /^\d{1,8}$/.test(asked.get("page") ?? "") ? Number(asked.get("page")) : 1));
   const first = (page - 1) * SIZE;

@@ -9,8 +9,7 @@
     fuzzing: "On which tokens is it active? AUROC of the prediction; 0.5 is guessing.",
     neighbours: "In which fragments is it active rather than the latent with the closest direction? AUROC; 0.5 is guessing.",
     intruder: "How often the one fragment without the latent is found among five. 0.2 is guessing.",
-    measured: "Change of the log-probability of the next token by the latent (clean less ablated), in nats, where it is strongest. Underlined: in the other list too.",
-    direct: "The direct path to the output, without the later layers: change of the logit for each unit of activation. Underlined: in the other list too.",
+    measured: "The probability as it is less that without the latent, where the latent is strongest: +5 is from 10% to 15%, say. Mean over contexts.",
   };
   const STRIP = "Dot: this latent. Band: the mean of the dictionary, 95% interval. Red tick: explanations of other latents.";
   const WATCHED = "[data-v], [data-p], [data-score], .strip, [data-counts]";

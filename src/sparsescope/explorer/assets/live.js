@@ -38,14 +38,16 @@
     if (size < 1e-4) return value > 0 ? "<0.0001" : ">−0.0001";
     const whole = size >= 1 ? String(Math.trunc(size)).length : 0;
     const decimals = size >= 1000 ? 0 : Math.max(0, Math.min(4, digits - whole));
-    const text = size.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+    const rounded = (places) => size.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
+    const text = Number(rounded(decimals)) === 0 ? rounded(4) : rounded(decimals);
     return value > 0 ? text : `−${text}`;
   }
   function percent(share) {
     if (share === null || share === undefined) return "–";
     const points = 100 * share;
-    if (points >= 10 || points === 0) return `${points.toFixed(0)}%`;
-    return points < 0.001 ? "<0.001%" : `${Number(points.toPrecision(2))}%`;
+    if (points > 0 && points < 0.001) return "<0.001%";
+    if (points >= 99.5 && points < 100) return points < 99.995 ? `${Number(points.toFixed(2))}%` : ">99.99%";
+    return `${points >= 10 || points === 0 ? points.toFixed(0) : Number(points.toPrecision(2))}%`;
   }
   const level = (value, most) => (value && most > 0 ? Math.max(1, Math.min(20, Math.ceil((20 * Math.abs(value)) / most))) : 0);
 
@@ -111,13 +113,13 @@
     return { show, say, fail: (error) => say(error.message, null, true) };
   }
 
-  // One list of predictions: token, bar (full at `most`), probability.
-  function predictions(title, rows, most, pick, other) {
+  // One list of predictions: token, bar (full at 100%, so that bars of all lists can be compared), probability.
+  function predictions(title, rows, pick, other) {
     const list = make("ol", "predictions");
     for (const row of rows) {
       const value = pick(row);
       const bar = make("i");
-      bar.style.width = `${(100 * value) / most}%`;
+      bar.style.width = `${100 * value}%`;
       const past = other === null ? null : other(row);
       const moved = past === null ? "" : value > past * 1.05 ? "▲" : value < past / 1.05 ? "▼" : "";
       const words = moved ? `${moved} from ${percent(past)}` : "";
@@ -129,10 +131,9 @@
 
   // What is expected after a token, before and after a change: two lists, the divergence, and what really comes.
   function comparison(place, told, changed) {
-    const most = Math.max(told.before[0].before, changed ? told.after[0].after : 0);
-    const before = predictions("As it is", told.before, most, (row) => row.before, null);
+    const before = predictions("As it is", told.before, (row) => row.before, null);
     const after = changed
-      ? predictions("Changed", told.after, most, (row) => row.after, (row) => row.before)
+      ? predictions("Changed", told.after, (row) => row.after, (row) => row.before)
       : make("div", "", [make("h3", "", "Changed"), make("p", "waiting", "Change a latent to see what becomes of these.")]);
     const facts = make("p", "facts-line");
     if (changed) facts.append("KL(as it is ‖ changed) ", make("b", "", number(told.kl)), " nats. ");

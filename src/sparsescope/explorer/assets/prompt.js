@@ -62,6 +62,7 @@
     if (!current()) return;
     loading.say(`Read ${told.tokens.length} tokens in ${told.seconds.toFixed(2)} s.`);
     state.reading = told;
+    for (const part of document.querySelectorAll("[data-answer]")) part.hidden = false;
     if (state.position === null || state.position >= told.tokens.length) state.position = told.tokens.length - 1;
     state.buttons = live.tokens(strip, told.tokens.map((each) => each.text), choose);
     await follow(current);
@@ -90,11 +91,19 @@
     state.all = false;
     again();
   }
-  function edit(latent, kind, value) {
+  // Where the lists stand above one another, what a change does would be out of sight.
+  function showNext() {
+    const [next, above] = [byId("next"), strip.closest(".card")];
+    if (getComputedStyle(next).position === "sticky") return;
+    const [box, top] = [next.getBoundingClientRect(), above.getBoundingClientRect().bottom + 12];
+    if (box.bottom > innerHeight || box.top < top) scrollBy(0, box.top - top);
+  }
+  async function edit(latent, kind, value) {
     const position = state.where === "here" ? state.position : "all";
     const others = state.edits.filter((each) => each.latent !== latent || each.position !== position);
     state.edits = kind === null ? state.edits.filter((each) => each.latent !== latent) : [...others, { latent, kind, value, position }];
-    again();
+    await again();
+    showNext();
   }
 
   // ---- drawing
@@ -118,16 +127,17 @@
     const told = state.effects.get(effectKey());
     const scope = state.where === "here" ? "at this token alone" : "at every token";
     if (state.sort === "rarity") return ["Sorted by rarity: latents active at the fewest tokens of the held-out text first."];
-    if (state.sort !== "effect") return ["Sorted by activation: the largest codes first."];
+    if (state.sort !== "effect") return ["Sorted by activation: the largest first."];
     if (!told) return ["Ablating each latent alone, one run of the model each…"];
     const what = told.actual ? "the token that comes" : "the likeliest token";
-    return [`Each ablated alone, ${scope}: KL of the next token in nats, and what the latent adds to log p of ${what}, `, token(told.token.text), "."];
+    return [`Each ablated alone, ${scope}: KL of the next token in nats, and below it what the latent adds to the log-probability of ${what}, `, token(told.token.text), "."];
   }
 
   function draw() {
     const told = state.reading.tokens[state.position];
     byId("at").textContent = `at ${live.visible(told.text)}`;
     byId("meaning").replaceChildren(...meaning());
+    results.dataset.sort = state.sort;
     for (const button of document.querySelectorAll("#sorts button")) {
       button.setAttribute("aria-pressed", String(button.dataset.sort === state.sort));
     }
@@ -151,7 +161,7 @@
     const kls = state.change ? state.change.tokens.map((each) => each.kl) : state.buttons.map(() => 0);
     live.underline(state.buttons, kls);
     const parts = [];
-    if (state.open !== null) parts.push(`Coloured by the code of latent ${state.open}.`);
+    if (state.open !== null) parts.push(`Coloured by the activation of latent ${state.open}.`);
     if (state.change) parts.push("Underlined by how much what follows changed.");
     byId("colours").textContent = parts.join(" ") || "Click a token to see what is active there, a latent to see where it is active.";
   }
@@ -183,13 +193,13 @@
       : known.words?.length ? known.words.map((each) => make("bdi", "token", live.visible(each, 20))) : ["not explained"];
     const bar = make("i", row.code < 0 ? "negative" : "");
     bar.style.width = `${most ? (100 * Math.abs(row.code)) / most : 0}%`;
-    const effect = row.effect ? `KL ${number(row.effect.kl)}, ${row.effect.presence >= 0 ? "+" : ""}${number(row.effect.presence)}` : state.sort === "effect" ? "…" : "";
+    const effect = row.effect ? [`KL ${number(row.effect.kl)}`, make("small", "", `${row.effect.presence >= 0 ? "+" : ""}${number(row.effect.presence)}`)] : "…";
     const head = make("button", "latent-head", [
       make("span", "number", String(row.latent)),
       make("span", "words", words),
       make("span", "code", [make("span", "bar", [bar]), make("span", "value", number(row.code))]),
       make("span", "density", known.density === null || known.density === undefined ? "–" : percent(known.density), { title: "share of the tokens of the held-out text at which it is active" }),
-      make("span", "effect", effect),
+      ...(state.sort === "effect" ? [make("span", "effect", effect)] : []),
       ...(edits.length ? [make("span", "tag strong edited", edits.map((each) => `${KINDS[each.kind]} ${each.value ?? ""}`).join(", "))] : []),
     ], { type: "button", "aria-expanded": String(state.open === row.latent) });
     head.addEventListener("click", () => { state.open = state.open === row.latent ? null : row.latent; draw(); });
@@ -217,7 +227,7 @@
       return make("span", "act", [button(words, act), input]);
     };
     const link = make("a", "", `Latent ${row.latent}`, { href: `/dictionary/${encodeURIComponent(state.dictionary)}/latent/${row.latent}` });
-    const facts = [known.label ? `Best truth label: ${live.visible(known.label)}. ` : "", known.maximum ? `Largest code ${number(known.maximum)}. ` : ""].join("");
+    const facts = [known.label ? `Best truth label: ${live.visible(known.label)}. ` : "", known.maximum ? `Largest activation ${number(known.maximum)}. ` : ""].join("");
     const undo = button("Undo", () => edit(row.latent, null));
     undo.disabled = !edits.length;
     return make("div", "editor", [
@@ -248,7 +258,8 @@
     event.preventDefault();
     // What was done to a latent of another dictionary, or at a token of another text, means nothing here.
     const edits = dictionary.value === state.dictionary ? state.edits.filter((each) => each.position === "all" || text.value === state.text) : [];
-    state = { ...fresh(), dictionary: dictionary.value, text: text.value, sort: state.sort, where: state.where, edits };
+    const position = text.value === state.text ? state.position : null;
+    state = { ...fresh(), dictionary: dictionary.value, text: text.value, position, sort: state.sort, where: state.where, edits };
     history.pushState(null, "", address());
     read();
   });

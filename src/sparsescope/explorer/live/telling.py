@@ -107,7 +107,7 @@ def _known(card: "Card | None") -> JSON:
         "maximum": card.maximum,
         "explanation": card.explanation,
         "score": card.score,
-        "label": card.label,
+        "label": card.label if card.fits else None,
         "words": [text for text, _ in card.tokens[:4]],
     }
 

@@ -161,14 +161,14 @@ def _output(feature: "Feature") -> str:
     parts = [
         moved("Logits raised directly, per unit", feature.raised[:6]),
         moved("Logits lowered directly, per unit", feature.lowered[:6]),
-        moved("Next tokens it makes likelier (mean Δ log p)", _pairs(effect.get("raised"))),
-        moved("Next tokens it makes less likely", _pairs(effect.get("lowered"))),
+        moved("Next tokens it makes likelier, in points of probability", _pairs(effect.get("raised"))),
+        moved("Next tokens it makes less likely, in points", _pairs(effect.get("lowered"))),
     ]
     return f'<div class="two">{"".join(parts)}</div>' if any(parts) else ""
 
 
 def _pairs(found: Sequence[Sequence[float | str]] | None) -> list[tuple[str, float]]:
-    return [(str(token), float(value)) for token, value in (found or ())[:6]]
+    return [(str(token), 100 * float(value)) for token, value in (found or ())[:6]]
 
 
 def _weaker(feature: "Feature") -> list[str]:

@@ -1,10 +1,12 @@
 """Which latents of a dictionary are shown, and in which order: what the address says, checked."""
 
 import math
-import re
 from dataclasses import dataclass, replace
 
+from ...errors import ConfigurationError
 from ...features.browsing import Chosen
+from ...features.rules import UNDERSTOOD, Term, read
+from ...features.ruling import SETS
 from ..query import Query, choice, integer, text
 
 SORTS = ("latent", "density", "maximum", "entropy", "score", "f1", "effect")
@@ -12,13 +14,16 @@ SHOWS = ("all", "active", "dead", "dense", "explained")
 SIZE = 50
 """Latents on a page of the table."""
 _LONGEST = 200
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?"
-_BOUND = re.compile(rf"({'|'.join(SORTS[1:])})(<=|>=|<|>)({_NUMBER})", re.ASCII)
+NOTHING = Chosen(ranges=(("latent", None, -1.0),))
+"""No latent: what a filter chooses that is not understood."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A view of the table. `asked` is the text of the filter, `rule` what it says and which latents are shown."""
+    """A view of the table. `asked` is the text of the filter, `rule` what it says and which latents are shown.
+
+    `complaint` is what is wrong with the filter, "" for nothing.
+    """
 
     asked: str
     rule: Chosen
@@ -26,6 +31,7 @@ class Choice:
     descending: bool
     page: int = 1
     size: int = SIZE
+    complaint: str = ""
 
     @property
     def offset(self) -> int:
@@ -58,32 +64,50 @@ def read_choice(query: Query, *, explained: bool) -> Choice:
     Raises `BadRequest` for what cannot be meant.
     """
     asked = text(query, "q", longest=_LONGEST).strip()
-    words, ranges = read_filter(asked)
+    rule, complaint = read_filter(asked)
     show = choice(query, "show", SHOWS, "all")
     sort = choice(query, "sort", SORTS, "score" if explained else "density")
     order = choice(query, "order", ("asc", "desc"), "asc" if sort == "latent" else "desc")
     page = integer(query, "page", 1, least=1, most=10_000_000)
-    return Choice(asked, Chosen(words=words, show=show, ranges=ranges), sort, order == "desc", page)
+    return Choice(asked, replace(rule, show=show), sort, order == "desc", page, complaint=complaint)
 
 
-def read_filter(asked: str) -> tuple[str, tuple[tuple[str, float | None, float | None], ...]]:
-    """The words of a filter, and its bounds as (column, least, most), both ends included.
+def read_filter(asked: str) -> tuple[Chosen, str]:
+    """What a filter chooses, and what is wrong with it: then nothing is chosen.
 
-    >>> read_filter("capital letter density<=0.01 score>=0.5")
-    ('capital letter', (('density', None, 0.01), ('score', 0.5, None)))
+    >>> read_filter("capital letter density<=0.01 F1>=0.5")[0].ranges
+    (('density', None, 0.01), ('f1', 0.5, None))
+    >>> read_filter("densty<1")[1][:54]
+    "unknown field 'densty' in 'densty<1'. Did you mean 'de"
     """
-    words, ranges = [], []
-    for term in asked.split():
-        bound = _BOUND.fullmatch(term)
-        if bound is None:
-            words.append(term)
-        else:
-            ranges.append((bound[1], *_ends(bound[2], float(bound[3]))))
-    return " ".join(words), tuple(ranges)
+    try:
+        terms, words = read(asked)
+        ranges = tuple((term.key, *_ends(term)) for term in terms if isinstance(term.value, float))
+        return Chosen(" ".join(words), ranges=ranges, terms=tuple(map(_term, _texts(terms)))), ""
+    except ConfigurationError as error:
+        return NOTHING, str(error).removesuffix(UNDERSTOOD).rstrip()
 
 
-def _ends(sign: str, value: float) -> tuple[float | None, float | None]:
+def _texts(terms: list[Term]) -> list[Term]:
+    return [term for term in terms if not isinstance(term.value, float)]
+
+
+def _term(term: Term) -> Term:
+    """A term about the texts of a latent. Raises `ConfigurationError` for another one."""
+    if term.key not in SETS:
+        raise ConfigurationError(f"{term.key}: tells dictionaries apart, and this table is of one: search for it.")
+    if term.key == "label" and not any(map(str.isalnum, str(term.value))):
+        raise ConfigurationError(f"label:{term.value} has no letter or digit: name a word of the label.")
+    return term
+
+
+def _ends(term: Term) -> tuple[float | None, float | None]:
     """Least and most that a bound lets through: of '<' and '>', the number next to the bound itself."""
-    if sign.startswith("<"):
-        return None, value if sign == "<=" else math.nextafter(value, -math.inf)
-    return value if sign == ">=" else math.nextafter(value, math.inf), None
+    value = float(str(term.value))
+    return {
+        "<=": (None, value),
+        "<": (None, math.nextafter(value, -math.inf)),
+        ">=": (value, None),
+        ">": (math.nextafter(value, math.inf), None),
+        "=": (value, value),
+    }[term.operator]

@@ -1,8 +1,8 @@
 """The comparison page: two dictionaries of one site matched one to one, what they share and what only one has.
 
 Latents are paired so that the sum of the cosines of their directions is largest. A latent counts as shared where its
-pair has a cosine of at least 0.7 (or 0.9), and as new where it has no pair or one below 0.5. Dead latents count as
-neither, and a pair that one of them is in is left out.
+pair has a cosine of at least 0.7 (or 0.9), and as only here where it has no pair or one below 0.5. Dead latents count
+as neither, and a pair that one of them is in is left out.
 """
 
 import shlex
@@ -21,12 +21,13 @@ from ..links import Links
 from ..match_figure import cosine_histogram
 from ..query import Query, choice, integer, text
 from ..rendering import Page
-from .brief import Brief, Briefs, precedence
+from .brief import Brief, Briefs
+from .offers import offers, prepared_by_site
 
 SHARED = (0.9, 0.7)
-NEW = 0.5
-"""Cosines from which a pair counts as shared, and below which both of its latents count as new."""
-_ROWS, _NEW = 50, 24
+ALONE = 0.5
+"""Cosines from which a pair counts as shared, and below which each of its latents is only in its own dictionary."""
+_ROWS, _ALONE = 50, 24
 _Z = 1.959964
 """The normal distribution's 97.5% quantile."""
 
@@ -44,15 +45,15 @@ class PairRow:
 class Side:
     """One of the two dictionaries: shares of its living latents, and those that the other has not.
 
-    `shared` has (threshold, estimate) for each of SHARED; `new` is an estimate; `shown` are the new latents with the
-    largest effects, of `n_new`.
+    `shared` has (threshold, estimate) for each of SHARED; `alone` is an estimate of what is only here; `shown` are
+    those latents with the largest effects, of `n_alone`.
     """
 
     shelf: Shelf
     href: str
     shared: Sequence[tuple[float, Mapping[str, Any]]]
-    new: Mapping[str, Any]
-    n_new: int
+    alone: Mapping[str, Any]
+    n_alone: int
     shown: Sequence[Brief]
 
 
@@ -67,13 +68,13 @@ def compare_page(
     left = explored.by_slug(first) if first else None
     right = explored.by_slug(second) if second else None
     values: dict[str, Any] = {
-        "sites": _sites(explored),
+        "sites": prepared_by_site(explored),
         "first": first,
         "second": second,
         "left": left,
         "right": right,
         "served": links.rows(first) is None,
-        "new_below": NEW,
+        "alone_below": ALONE,
     }
     title, matched = "Compare", None
     if left is not None and right is not None:
@@ -85,16 +86,7 @@ def compare_page(
     else:
         values |= _compared(explored, links, left, right, matched, query)
     values["matched"] = matched is not None
-    return Page("compare.html", title, "compare", values, styles=("search.css", "compare.css"))
-
-
-def _sites(explored: Explored) -> list[tuple[str, list[tuple[str, Shelf]]]]:
-    """Dictionaries with their slugs by site, autoencoders first."""
-    sites: dict[str, list[tuple[str, Shelf]]] = {}
-    for shelf in sorted(explored.shelves(), key=precedence):
-        if shelf.prepared:
-            sites.setdefault(shelf.site, []).append((explored.slug(shelf.id), shelf))
-    return list(sites.items())
+    return Page("compare.html", title, "compare", values, scripts=("compare.js",), styles=("search.css", "compare.css"))
 
 
 def _unmatched(explored: Explored, links: Links, left: Shelf | None, right: Shelf | None) -> dict[str, Any]:
@@ -103,36 +95,15 @@ def _unmatched(explored: Explored, links: Links, left: Shelf | None, right: Shel
     if left is not None and right is not None:
         command += ["--dictionary", left.name, "--dictionary", right.name]
     helps = left is None or right is None or (left.id != right.id and left.site == right.site)
-    offered, preset = _offered(explored, links, left), {}
+    offered, preset = offers(explored, links, left), {}
     if left is None and right is None and offered:  # a form that is ready to be sent
-        preset = dict(zip(("first", "second"), (explored.slug(shelf.id) for shelf in offered[0][1:]), strict=True))
+        preset = dict(zip(("first", "second"), (explored.slug(shelf.id) for shelf in offered[0].pair), strict=True))
     return {
         **preset,
         "offered": offered,
         "reason": _reason(left, right) if left is not None and right is not None else "",
         "command": shlex.join(command) if helps else "",
     }
-
-
-def _offered(explored: Explored, links: Links, left: Shelf | None) -> list[tuple[str, Shelf, Shelf]]:
-    """Comparisons that there are, with their addresses: of the given dictionary; else of one of each site.
-
-    Where there is no form to choose others, of all.
-    """
-    browser, offered = explored.browser(), []
-    for _, members in _sites(explored):
-        shelves = [shelf for _, shelf in members]
-        for place, base in enumerate(shelves if left is None else [each for each in shelves if each.id == left.id]):
-            others = shelves[place + 1 :] if left is None else shelves
-            found = [
-                (links.compare(explored.slug(base.id), explored.slug(other.id)), base, other)
-                for other in others
-                if other.id != base.id and browser.matched(base.id, other.id) is not None
-            ]
-            offered += found
-            if found and links.rows("") is None:
-                break
-    return offered
 
 
 def _reason(left: Shelf, right: Shelf) -> str:
@@ -165,13 +136,17 @@ def _compared(
     ]
 
     def apart(latents: np.ndarray) -> np.ndarray:
-        return latents[matched.cosines < NEW]
+        return latents[matched.cosines < ALONE]
 
     address = links.compare(explored.slug(left.id), explored.slug(right.id))
 
     def to(number: int) -> str | None:
         return f"{address}?order={order}&page={number}#pairs" if 1 <= number <= last and number != page else None
 
+    sides = [
+        _side(briefs, left, matched, np.append(matched.only_first, apart(matched.latents))),
+        _side(briefs, right, matched, np.append(matched.only_second, apart(matched.others))),
+    ]
     return {
         "rows": rows,
         "n_pairs": len(places),
@@ -182,10 +157,8 @@ def _compared(
         "figure": cosine_histogram(
             matched.cosines.tolist(), f"Cosines of matched latents of {left.name} and {right.name}"
         ),
-        "sides": [
-            _side(briefs, left, matched, np.append(matched.only_first, apart(matched.latents))),
-            _side(briefs, right, matched, np.append(matched.only_second, apart(matched.others))),
-        ],
+        "sides": sides,
+        "alike": (sides[0].shared, sides[0].alone) == (sides[1].shared, sides[1].alone),
         "swapped": links.compare(explored.slug(right.id), explored.slug(left.id)),
     }
 
@@ -195,12 +168,12 @@ def _side(briefs: Briefs, shelf: Shelf, matched: Matched, apart: Int64[np.ndarra
     by_effect = briefs.browser.ordered(shelf.id, Chosen(show="active"), "effect", True)
     is_apart = np.zeros(shelf.n_latents, bool)
     is_apart[apart] = True
-    new = by_effect[is_apart[by_effect]]
+    alone = by_effect[is_apart[by_effect]]
     shared = [(limit, share(int((matched.cosines >= limit).sum()), shelf.active)) for limit in SHARED]
-    cards = briefs.browser.cards_at([card_id(shelf.id, latent) for latent in new[:_NEW].tolist()])
+    cards = briefs.browser.cards_at([card_id(shelf.id, latent) for latent in alone[:_ALONE].tolist()])
     shown = [briefs.brief(card, story=False) for card in cards]
     home = briefs.links.dictionary(briefs.explored.slug(shelf.id))
-    return Side(shelf, home, shared, share(len(new), shelf.active), len(new), shown)
+    return Side(shelf, home, shared, share(len(alone), shelf.active), len(alone), shown)
 
 
 def _living(browser: FeatureBrowser, left: Shelf, right: Shelf, matched: Matched) -> Matched:

@@ -21,12 +21,14 @@ from ...features.overview import Overview
 from ...report.charts import colour
 from ...report.words import Entry, kind
 from ..explored import Explored
-from ..figures import density_scatter
+from ..figures import DENSE, density_scatter
 from ..links import Links
 from ..query import Query, choice
 from ..rendering import Page
+from .beside_controls import of_a_dictionary
 from .choosing import SHOWS, Choice, read_choice
-from .names import entries_by_name, run_in_commands
+from .names import described, entries_by_name, run_in_commands
+from .terms import DICTIONARY_TERMS, TERMS
 
 HEIGHTS = {
     "score": ("score", (0.0, 1.0), "explain"),
@@ -37,25 +39,18 @@ HEIGHTS = {
 COLUMNS = (
     ("latent", "Latent", "its number"),
     ("", "Explanation", ""),
-    ("score", "Score", "corpus ρ: how well the explanation alone predicts the activation on held-out text"),
+    ("score", "Score", TERMS["corpus_rho"][1]),
     ("", "Top tokens", "tokens that hold most of its activation, with their shares"),
     ("density", "Density", "share of tokens it is active on"),
-    ("f1", "Best label", "the truth label that fits best, with the F1 of the two"),
-    ("effect", "Effect", "mean KL of the next token's distribution when the latent is removed, in nats"),
+    ("f1", "Best label", TERMS["f1"][1]),
+    ("effect", "Effect", TERMS["effect"][1]),
 )
 """Of the table: by what a click on the heading sorts ("": not at all), heading, and what it means."""
-FACTS = (
-    ("l0", "L0", "active latents per token"),
-    ("fvu", "FVU", "share of the variance left unexplained"),
-    ("ce_recovered", "CE recovered", "how much of the model's loss the reconstruction keeps"),
-    ("shrinkage", "Shrinkage", "length of the reconstructions; below 1 they are too short"),
-)
-JUDGED = (
-    ("corpus_rho", "Corpus ρ", "how well explanations predict activations on held-out text"),
-    ("excess", "Excess", "what corpus ρ is above that of the best control: below 0, a control does better"),
-    ("detection", "Detection", "AUROC: in which fragments is it active? 0.5 is guessing"),
-    ("fuzzing", "Fuzzing", "AUROC: on which tokens is it active? 0.5 is guessing"),
-)
+FACTS = ("l0", "fvu", "ce_recovered", "shrinkage")
+JUDGED = ("corpus_rho", "excess", "context_gain", "detection", "fuzzing")
+"""What is told of the dictionary, and of its explanations: keys of the report and of `TERMS`."""
+LABELLED = 0.05
+"""The F1 from which a label is shown as what a latent stands for; below, it is chance."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +88,18 @@ def dictionary_page(explored: Explored, links: Links, slug: str, query: Query) -
     height = choice(query, "y", tuple(HEIGHTS), _first_height(overview))
     chosen, cards, total = _table(browser, shelf, chosen)
     report = explored.report
-    entry = entries_by_name(report).get(shelf.name)
+    entries = entries_by_name(report)
+    entry = entries.get(shelf.name)
     values = {
         "shelf": shelf,
         "slug": slug,
-        "method": kind(entry if entry is not None else {"method": shelf.method, "k": None}),
+        "method": described(entries).get(shelf.name) or kind({"method": shelf.method, "k": None}),
         "colour": colour({"method": shelf.method}),
         "facts": _facts(entry, _judged(report, shelf)),
+        "verdict": of_a_dictionary(report["interpretation"], shelf.name) if report.get("interpretation") else "",
+        "terms": TERMS,
+        "page_terms": DICTIONARY_TERMS,
+        "labelled": LABELLED,
         "choice": chosen,
         "total": total,
         "heads": _heads(links, slug, chosen, height),
@@ -114,7 +114,7 @@ def dictionary_page(explored: Explored, links: Links, slug: str, query: Query) -
         "bare": links.dictionary(slug) + "#latents",
         "where": run_in_commands(explored, links),
     }
-    scripts = () if links.rows(slug) is None else ("dictionary.js",)
+    scripts = ("terms.js", "scatter.js", *(() if links.rows(slug) is None else ("dictionary.js",)))
     rows = () if links.rows(slug) is None else (slug,)
     return Page(
         "dictionary.html", shelf.name, "dictionary", values, scripts=scripts, styles=("dictionary.css",), rows=rows
@@ -213,6 +213,7 @@ def _scatters(links: Links, slug: str, overview: Overview | None, height: str) -
                 "drawn": drawn,
                 "count": count,
                 "gathered": count > len(points),
+                "dense": any(point[0] > DENSE for point in points),
                 "command": command,
                 "hidden": key != height,
             }
@@ -229,11 +230,11 @@ def _judged(report: Mapping[str, Any], shelf: Shelf) -> Entry | None:
     return None
 
 
-def _facts(entry: Entry | None, judged: Entry | None) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(name, meaning, estimate) of what was measured."""
-    facts = []
-    for source, names in ((entry, FACTS), (judged, JUDGED)):
-        for key, name, meaning in names if source is not None else ():
-            if source is not None and source.get(key) is not None and source[key]["value"] is not None:
-                facts.append((name, meaning, source[key]))
-    return facts
+def _facts(entry: Entry | None, judged: Entry | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """(key, estimate) of what was measured."""
+    return [
+        (key, source[key])
+        for source, keys in ((entry, FACTS), (judged, JUDGED))
+        for key in keys
+        if source is not None and source.get(key) is not None and source[key]["value"] is not None
+    ]

@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...report.charts import colour
+from ...report.words import BASELINES
 from ..figures import interval_bar
 
 Estimate = Mapping[str, Any]
-SCORES = (
-    ("context_gain", "Context gain"),
-    ("bills_rho", "Bills ρ"),
-    ("detection", "Detection"),
-    ("fuzzing", "Fuzzing"),
-)
-"""Scores beside the headline that have a column."""
+SCORES = ("context_gain", "bills_rho", "detection", "fuzzing")
+"""Scores beside the headline that have a column: keys of the report, which are those of `terms.TERMS` too."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +20,7 @@ class ScoreRow:
     name: str
     href: str
     colour: str
+    method: str
     kind: str
     rho: Estimate
     bar: str
@@ -35,6 +32,11 @@ class ScoreRow:
     def control(self) -> bool:
         """Whether it is there to be beaten."""
         return self.kind != "dictionary"
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is a dictionary of a baseline, such as PCA."""
+        return not self.control and self.method in BASELINES
 
 
 def score_rows(found: Mapping[str, Any], href: Callable[[str], str]) -> list[ScoreRow]:
@@ -77,10 +79,11 @@ def _row(
         name,
         href(name),
         colour(entry),
+        str(entry["method"]),
         kind,
         entry["corpus_rho"],
         interval_bar(entry["corpus_rho"], limits, colour(entry), hollow=kind != "dictionary"),
         known,
         "" if known is None else str(known["control"]),
-        tuple(entry.get(key) for key, _ in SCORES),
+        tuple(entry.get(key) for key in SCORES),
     )

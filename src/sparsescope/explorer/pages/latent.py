@@ -11,21 +11,33 @@ from ...features.reading import StoredLatent
 from ...report.words import METHODS
 from ..explored import Explored
 from ..links import Links
-from ..query import NotThere, Query, integer
+from ..query import NotThere, Query, choice, integer
 from ..rendering import Page
 from .latent_contexts import Line, Window, line
+from .latent_explanation import repeats
 from .latent_figures import histogram, linked_tree
 from .latent_neighbours import neighbours
 from .latent_output import output
 from .latent_scores import explained
 
-STRONGEST, QUANTILES, EACH, RANDOM = 8, 5, 3, 3
-"""Contexts shown: the strongest, `EACH` from every quantile, and some drawn from all text."""
-_APART = 1
-"""Neighbours of each kind whose contexts that tell them apart are in a page of a folder of files."""
-_WIDE, _NARROW = Window(16, 8), Window(10, 6)
-_WIDE_DENSE, _NARROW_DENSE = Window(11, 5), Window(7, 3)
-"""Of dense latents less text is shown: nearly every token of it is active."""
+STRONGEST, QUANTILES = 8, 5
+"""Contexts shown of the strongest, and quantiles of the rest."""
+NAMED = 5
+"""Tokens named that it fires on."""
+
+
+@dataclass(frozen=True)
+class _Room:
+    """How much is shown: text of the strongest contexts and of others, and how many from each quantile and of any."""
+
+    strongest: Window
+    others: Window
+    each: int = 3
+
+
+_WHOLE, _LONG = _Room(Window(1_000, 1_000), Window(1_000, 1_000)), _Room(Window(32, 14), Window(22, 10))
+_SHORT, _SHORT_DENSE = _Room(Window(18, 4), Window(12, 3), 2), _Room(Window(11, 4), Window(8, 2), 2)
+"""In a folder there may be many thousands of pages; nearly every token is active where a latent is dense."""
 _FIFTHS = ("Of the rest, the strongest fifth", "Second fifth", "Third fifth", "Fourth fifth", "Weakest fifth")
 
 
@@ -48,13 +60,15 @@ class Group:
 
 
 def latent_page(explored: Explored, links: Links, slug: str, latent: int, query: Query) -> Page:
-    """One latent. `beside` in the query is a neighbour whose contexts that tell the two apart are shown.
+    """One latent. `beside` in the query is a neighbour whose contexts that tell the two apart are shown; with `text`
+    "whole" every context is shown to its ends.
 
     Raises `NotThere` for a dictionary or a latent that the run does not have.
     """
-    served = links.rows(slug) is None
     beside = integer(query, "beside", -1)
-    values = latent_values(explored, links, slug, latent, beside=beside, apart=0 if served else _APART)
+    whole = choice(query, "text", ("short", "whole"), "short") == "whole"
+    short = links.rows(slug) is not None
+    values = latent_values(explored, links, slug, latent, beside=beside, apart=int(short), short=short, whole=whole)
     live = ("live.js", "live_panel.js") if links.live else ()
     return Page(
         "latent.html",
@@ -67,11 +81,23 @@ def latent_page(explored: Explored, links: Links, slug: str, latent: int, query:
 
 
 def latent_values(
-    explored: Explored, links: Links, slug: str, latent: int, *, beside: int = -1, apart: int = 0
+    explored: Explored,
+    links: Links,
+    slug: str,
+    latent: int,
+    *,
+    beside: int = -1,
+    apart: int = 0,
+    short: bool = False,
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """What the templates of the page need to know; for `beside` and `apart` see `neighbours`."""
+    """What the templates of the page need to know; for `beside` and `apart` see `neighbours`.
+
+    With `short` less text is shown, as in a folder of many pages; with `whole` every context to its ends.
+    """
+    served = links.rows(slug) is None
     shelf = explored.by_slug(slug)
-    if latent >= shelf.n_latents:
+    if shelf.prepared and latent >= shelf.n_latents:  # of another one nobody knows how many it has
         raise NotThere(f"{shelf.name} has no latent {latent:,}: it has 0 to {shelf.n_latents - 1:,}.")
     turns = {
         word: links.latent(slug, to)
@@ -84,30 +110,37 @@ def latent_values(
         "slug": slug,
         "latent": latent,
         "turns": turns,
+        "more_text": f"{links.latent(slug, latent)}{'' if whole else '?text=whole'}#contexts" if served else "",
+        "whole": whole,
         "method": METHODS.get(shelf.method, shelf.method),
     }
     card = explored.browser().card(shelf.id, latent) if shelf.prepared else None
     if card is None:
         return {**values, "card": None, "command": f"sparsescope explore {_run(explored, links, slug)}"}
     found = explored.browser().statistics(shelf.id, latent)
-    near = {} if found is None else neighbours(explored, links, slug, found, beside=beside, apart=apart)
-    return {**values, "card": card, "neighbours": near, **_known(explored, links, shelf, card, found)}
+    near = {} if found is None else neighbours(explored, links, slug, found, beside=beside, apart=apart, short=short)
+    groups = _groups(explored.browser(), card, _WHOLE if whole else _room(card) if short else _LONG)
+    return {**values, "card": card, "neighbours": near, **_known(explored, links, shelf, card, found, groups)}
 
 
-def _known(explored: Explored, links: Links, shelf: Shelf, card: Card, found: StoredLatent | None) -> dict[str, Any]:
+def _known(
+    explored: Explored, links: Links, shelf: Shelf, card: Card, found: StoredLatent | None, groups: list[Group]
+) -> dict[str, Any]:
     """Everything the database holds of a latent."""
     browser, report = explored.browser(), explored.report
     run = _run(explored, links, explored.slug(shelf.id))
     detail = browser.detail(shelf.id, card.latent)
-    groups = _groups(browser, card)
     case = explored.case(shelf.name, card.latent)
     tree = case is not None and case["tree"] is not None
     return {
         "histogram": None if detail.histogram is None else histogram(detail.histogram, card.maximum),
         "rows": None if detail.histogram is None else detail.histogram.rows,
         "active": None if detail.histogram is None else detail.histogram.active,
-        "explained": explained(browser, shelf.id, card.latent, shelf.name, report),
-        "usual_f1": _usual_f1(report, shelf.name),
+        "named": card.tokens[:NAMED],
+        "explained": (told := explained(browser, shelf.id, card.latent, shelf.name, report)),
+        "repeating": [repeats(each.text, [text for text, _ in card.tokens[:NAMED]]) for each in told],
+        "usual_f1": (usual := _usual_f1(report, shelf.name)),
+        "fits": card.fits and (card.f1 or 0.0) > ((usual or {}).get("null") or 0.0),
         "output": output(browser, detail.effect, found),
         "groups": groups,
         "simulated": any(each.predicted for group in groups for each in group.lines),
@@ -119,21 +152,25 @@ def _known(explored: Explored, links: Links, shelf: Shelf, card: Card, found: St
     }
 
 
-def _groups(browser: FeatureBrowser, card: Card) -> list[Group]:
+def _room(card: Card) -> _Room:
+    """How much is shown in a folder of many pages."""
+    return _SHORT_DENSE if card.density > DENSE else _SHORT
+
+
+def _groups(browser: FeatureBrowser, card: Card, room: _Room) -> list[Group]:
     """The contexts of the page, by how they were chosen; kinds of which there are none are left out.
 
     Of a dead latent there are none: a text it is silent on says nothing.
     """
     if card.density == 0:
         return []
-    wide, narrow = (_WIDE_DENSE, _NARROW_DENSE) if card.density > DENSE else (_WIDE, _NARROW)
     strongest = browser.shown(card.dictionary, card.latent, "top", STRONGEST)
-    parts = browser.shown_quantiles(card.dictionary, card.latent, QUANTILES, EACH)
-    drawn = browser.shown(card.dictionary, card.latent, "random", RANDOM)
+    parts = browser.shown_quantiles(card.dictionary, card.latent, QUANTILES, room.each)
+    drawn = browser.shown(card.dictionary, card.latent, "random", room.each)
     named = [
-        ("Strongest", strongest, wide),
-        *((name, part, narrow) for name, part in zip(_FIFTHS, parts, strict=True)),
-        ("Random text, active or not", drawn, narrow),
+        ("Strongest", strongest, room.strongest),
+        *((name, part, room.others) for name, part in zip(_FIFTHS, parts, strict=True)),
+        ("Random text, active or not", drawn, room.others),
     ]
     return [Group(name, [line(each, card.maximum, window) for each in shown]) for name, shown, window in named if shown]
 

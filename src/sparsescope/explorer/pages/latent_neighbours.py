@@ -12,9 +12,9 @@ from .latent_contexts import Line, Window, line
 
 SHOWN = 5
 """Neighbours of each kind."""
-APART = 2
-"""Contexts that tell two latents apart, on either side."""
-_WINDOW = Window(7, 4)
+APART, _FEWER = 2, 1
+"""Contexts that tell two latents apart, on either side; fewer, and less of them, in a folder of many pages."""
+_WINDOW, _NARROW = Window(9, 4), Window(7, 2)
 _KINDS = (("alike", "cosine"), ("together", "Jaccard"))
 
 
@@ -37,12 +37,19 @@ class Neighbour:
 
 
 def neighbours(
-    explored: Explored, links: Links, slug: str, found: StoredLatent, *, beside: int = -1, apart: int = 0
+    explored: Explored,
+    links: Links,
+    slug: str,
+    found: StoredLatent,
+    *,
+    beside: int = -1,
+    apart: int = 0,
+    short: bool = False,
 ) -> dict[str, list[Neighbour]]:
     """Neighbours under "alike" and "together", closest first.
 
     The contexts that tell them apart are looked up for the neighbour `beside`, and for the closest `apart` of each
-    kind; for others there is an address, where there is a server to ask.
+    kind; for others there is an address, where there is a server to ask. With `short` there is less of them.
     """
     dictionary = explored.by_slug(slug).id
     browser = explored.browser()
@@ -58,7 +65,7 @@ def neighbours(
                 continue
             here, there = None, None
             if other == beside or place < apart:
-                here, there = _apart(browser, dictionary, found.latent, card, found.maximum)
+                here, there = _apart(browser, dictionary, found.latent, card, found.maximum, short=short)
             more = f"{page}?beside={other}#near-{kind}-{other}" if served and here is None else ""
             href = links.latent(slug, other)
             cards[kind].append(Neighbour(card, href, value, measure, here, there, more, other == beside))
@@ -71,11 +78,12 @@ def _closest(rankings: Mapping[str, tuple[list[int], list[float]]], kind: str) -
 
 
 def _apart(
-    browser: FeatureBrowser, dictionary: int, latent: int, other: Card, maximum: float
+    browser: FeatureBrowser, dictionary: int, latent: int, other: Card, maximum: float, *, short: bool
 ) -> tuple[list[Line], list[Line]]:
-    here = browser.apart(dictionary, latent, other.latent, APART)
-    there = browser.apart(dictionary, other.latent, latent, APART)
+    count, window = (_FEWER, _NARROW) if short else (APART, _WINDOW)
+    here = browser.apart(dictionary, latent, other.latent, count)
+    there = browser.apart(dictionary, other.latent, latent, count)
     return (
-        [line(shown, maximum, _WINDOW) for shown in here],
-        [line(shown, other.maximum, _WINDOW) for shown in there],
+        [line(shown, maximum, window) for shown in here],
+        [line(shown, other.maximum, window) for shown in there],
     )

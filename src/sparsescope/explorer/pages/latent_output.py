@@ -6,6 +6,7 @@ from typing import Any
 
 from ...features.browsing import FeatureBrowser
 from ...features.reading import StoredLatent
+from ...report.words import number
 
 SHOWN = 6
 """Tokens in each list."""
@@ -14,12 +15,12 @@ _WIDTHS = 20
 
 @dataclass(frozen=True)
 class TokenChange:
-    """A token and how much it is raised or lowered. `width` is 1 to 20; `both` whether the other column has it too."""
+    """A token and how much it is raised or lowered: `told` in the words of the page, `width` (1 to 20) as a bar."""
 
     text: str
     change: float
+    told: str
     width: int
-    both: bool
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Output:
-    """`true` by ablation (nats of log p), `direct` by the direction alone (logits for one unit of activation).
+    """`true` by ablation (probability), `direct` by the direction alone (logits for one unit of activation).
 
     `effect` is the detail's own record: KL with its interval, the control, the number of contexts; None where the
     effect was not measured.
@@ -50,7 +51,7 @@ def output(browser: FeatureBrowser, effect: Mapping[str, Any] | None, found: Sto
     """Both columns of a latent; empty ones where nothing was stored."""
     measured = {side: _measured(effect, side) for side in ("raised", "lowered")}
     direct = {side: _direct(browser, found, side) for side in ("raised", "lowered")}
-    return Output(effect, _column(measured, direct), _column(direct, measured))
+    return Output(effect, _column(measured, 100.0), _column(direct, 1.0))
 
 
 _Pairs = list[tuple[str, float]]
@@ -68,14 +69,19 @@ def _direct(browser: FeatureBrowser, found: StoredLatent | None, side: str) -> _
     return [(text, value) for text, value in zip(texts, values, strict=True) if (value > 0) == (side == "raised")]
 
 
-def _column(own: Mapping[str, _Pairs], other: Mapping[str, _Pairs]) -> Column:
-    """Bars of a column share one scale, so that what is raised can be compared with what is lowered."""
+def _column(own: Mapping[str, _Pairs], unit: float) -> Column:
+    """Changes told as so many times what they are (100 for points). Bars share one scale, raised and lowered alike."""
     largest = max((abs(change) for pairs in own.values() for _, change in pairs[:SHOWN]), default=1.0)
-    sides = {}
-    for side, pairs in own.items():
-        known = {text for text, _ in other[side]}
-        sides[side] = [
-            TokenChange(text, change, max(1, round(_WIDTHS * abs(change) / largest)), text in known)
+    sides = {
+        side: [
+            TokenChange(
+                text,
+                change,
+                f"{'+' if change > 0 else ''}{number(unit * change, 2)}",
+                max(1, round(_WIDTHS * abs(change) / largest)),
+            )
             for text, change in pairs[:SHOWN]
         ]
+        for side, pairs in own.items()
+    }
     return Column(sides["raised"], sides["lowered"])

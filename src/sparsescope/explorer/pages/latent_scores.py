@@ -19,6 +19,8 @@ _VARIANTS = {
     "fuzzing": (("fuzzing_accuracy", "accuracy"),),
 }
 """Scores that are told beside another one."""
+HEADLINE = "corpus_rho"
+"""What is called the score of an explanation wherever there is room for one alone."""
 _SHUFFLED = "shuffled explanations"
 _WIDE, _TALL = 132, 18  # pixels of a strip
 
@@ -80,6 +82,7 @@ def score_rows(found: Sequence[StoredScore], name: str, summary: Estimate) -> tu
         variants = tuple((word, known[key].value) for key, word in _VARIANTS.get(score, ()) if key in known)
         floor = None if control is None else control["value"]
         strip = _strip(row.value, typical, floor)
+        title = f"Score ({title[0].lower()}{title[1:]})" if score == HEADLINE else title
         rows.append(ScoreRow(score, title, row.value, row.skipped, variants, typical, floor, strip))
     return tuple(rows)
 

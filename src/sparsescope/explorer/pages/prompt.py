@@ -8,6 +8,7 @@ from ..links import Links
 from ..live.asking import LONGEST_TEXT
 from ..query import choice, integer, text
 from ..rendering import Page
+from .recommended import recommended
 
 SORTS = ("activation", "rarity", "effect")
 WHERE = ("everywhere", "here")
@@ -26,7 +27,7 @@ def prompt_page(explored: Explored, links: Links, *, query: Mapping[str, str]) -
     """
     shelves = [shelf for shelf in explored.shelves() if shelf.active]
     asked = text(query, "dictionary")
-    chosen = explored.by_slug(asked) if asked else first_shelf(shelves)
+    chosen = explored.by_slug(asked) if asked else recommended(shelves, explored.report)
     integer(query, "position", 0)
     text(query, "edits", longest=_LONGEST_EDITS)
     values = {
@@ -40,12 +41,6 @@ def prompt_page(explored: Explored, links: Links, *, query: Mapping[str, str]) -
         "longest": LONGEST_TEXT,
     }
     return Page("prompt.html", "Prompt", "prompt", values, scripts=("live.js", "prompt.js"), styles=("live.css",))
-
-
-def first_shelf(shelves: Sequence[Shelf]) -> Shelf | None:
-    """The dictionary that is shown where none is asked for: of those explained most, the first; None where none is."""
-    own = [shelf for shelf in shelves if shelf.kind == "dictionary"] or shelves
-    return max(own, key=lambda shelf: shelf.explained, default=None)
 
 
 def _options(explored: Explored, shelves: Sequence[Shelf], kind: str) -> list[tuple[str, str]]:

@@ -10,15 +10,18 @@ from ...features.card import DENSE
 from ...report import patching
 from ...report.charts import Link, colour, frontiers
 from ...report.comparison import headline
-from ...report.words import Entry, and_list, in_order, kind, where
+from ...report.words import METHODS, Entry, and_list, in_order, kind, where
 from ..explored import Explored
 from ..links import Links
 from ..query import Query
 from ..rendering import Page
+from .asked import plain
+from .beside_controls import of_the_run
 from .brief import Brief, Briefs, precedence
-from .interpretation import SCORES, score_rows
-from .names import entries_by_name, run_in_commands
-from .search import plain
+from .interpretation import SCORES, ScoreRow, score_rows
+from .names import described, entries_by_name, run_in_commands
+from .recommended import recommended
+from .terms import RUN_TERMS, TERMS
 
 STARTS = 6
 """Latents to begin with."""
@@ -61,28 +64,35 @@ def run_page(explored: Explored, links: Links, query: Query) -> Page:
     shelves = sorted(explored.shelves(), key=lambda shelf: (precedence(shelf), -shelf.explained, shelf.id))
     hrefs = {shelf.name: links.dictionary(explored.slug(shelf.id)) for shelf in shelves}
     rows = [_row(shelf, hrefs[shelf.name], entries.get(shelf.name)) for shelf in shelves]
+    judged = report.get("interpretation")
+    scores = score_rows(judged, lambda name: hrefs.get(name, "")) if judged else []
     values = {
         "studied": _studied(report.get("run") or {}),
         "examples": _examples(explored, links),
         "start": _start(explored, links, shelves, report),
         "rows": rows,
+        "row_groups": _row_groups(rows),
+        "told": described(entries),
         "headline": headline(in_order(list(entries.values()))) if entries else [],
         "frontiers": _frontiers(entries, hrefs),
         "alone": _alone(entries),
-        "scores": score_rows(report["interpretation"], lambda name: hrefs.get(name, ""))
-        if report.get("interpretation")
-        else [],
-        "best_control": _best_control(report.get("interpretation") or {}),
-        "score_titles": [title for _, title in SCORES],
-        "explainer": (report.get("interpretation") or {}).get("explainer"),
+        "scores": scores,
+        "score_groups": _score_groups(scores),
+        "verdict": of_the_run(judged) if judged else ("", ""),
+        "best_control": _best_control(judged or {}),
+        "score_keys": SCORES,
+        "explainer": (judged or {}).get("explainer"),
         "patching": _patching(report.get("patching"), hrefs),
         "circuits": [(task, links.circuit(task)) for task in explored.circuits()],
         "latents": sum(row.latents for row in rows),
         "explained": sum(shelf.explained for shelf in shelves),
+        "sample": _sample(shelves),
+        "terms": TERMS,
+        "page_terms": RUN_TERMS,
         "where": run_in_commands(explored, links),
         "open_sites": _OPEN_SITES,
     }
-    return Page("run.html", explored.title, "run", values, styles=("search.css", "run.css"))
+    return Page("run.html", explored.title, "run", values, scripts=("terms.js",), styles=("search.css", "run.css"))
 
 
 def _studied(run: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -125,14 +135,9 @@ def _start(
     explored: Explored, links: Links, shelves: Sequence[Shelf], report: Mapping[str, Any]
 ) -> tuple[Shelf, str, list[Brief]] | None:
     """The autoencoder that is explained best, and of its well explained latents those that change predictions most."""
-    scored = {
-        each["name"]: each["corpus_rho"]["value"] or 0.0
-        for each in (report.get("interpretation") or {}).get("dictionaries", ())
-    }
-    able = [shelf for shelf in shelves if shelf.explained and shelf.prepared]
-    if not able:
+    shelf = recommended(shelves, report)
+    if shelf is None or not (shelf.explained and shelf.prepared):
         return None
-    shelf = min(able, key=lambda each: (precedence(each), -scored.get(each.name, 0.0), each.id))
     chosen = Chosen(show="explained", ranges=(("score", WELL, None), ("density", None, DENSE)))
     cards = explored.browser().cards(shelf.id, chosen, sort="effect", descending=True, limit=STARTS)
     briefs = Briefs.of(explored, links)
@@ -143,6 +148,45 @@ def _best_control(found: Mapping[str, Any]) -> str:
     """The control that every excess is measured from; "" where they differ."""
     names = {each["control"] for each in found.get("excess", {}).get("corpus_rho", {}).values()}
     return names.pop() if len(names) == 1 else ""
+
+
+def _row_groups(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Autoencoders, baselines and controls, each with the heading of its fold; that of what stands open is ""."""
+    groups: list[tuple[str, list[Row]]] = []
+    for place, name in enumerate(("autoencoder", "baseline", "control")):
+        members = [row for row in rows if precedence(row.shelf) == place]
+        if members:
+            if place == 2:
+                kinds = [row.shelf.kind for row in members]
+            else:
+                kinds = [METHODS.get(row.shelf.method, row.shelf.method) for row in members]
+            groups.append((_heading(name, kinds), members))
+    return [("", members) if place == 0 else (title, members) for place, (title, members) in enumerate(groups)]
+
+
+def _score_groups(rows: Sequence[ScoreRow]) -> list[tuple[str, list[ScoreRow]]]:
+    """As `_row_groups`, with the controls among the autoencoders, which they are to be held against."""
+    first, folded = [row for row in rows if not row.baseline], [row for row in rows if row.baseline]
+    if all(row.control for row in first):
+        return [("", list(rows))] if rows else []
+    if not folded:
+        return [("", first)]
+    title = _heading("baseline", [METHODS.get(row.method, row.method) for row in folded])
+    return [("", first), (title, folded)]
+
+
+def _heading(name: str, kinds: Sequence[str]) -> str:
+    """Such as '3 baselines: PCA and ICA'."""
+    return f"{len(kinds)} {name}{'' if len(kinds) == 1 else 's'}: {and_list(list(dict.fromkeys(kinds)))}"
+
+
+def _sample(shelves: Sequence[Shelf]) -> str:
+    """How many latents of a dictionary were explained, such as 'up to 150'; "" where it was all that are active."""
+    some = [shelf for shelf in shelves if shelf.explained]
+    if all(shelf.explained >= shelf.active for shelf in some):
+        return ""
+    counts = sorted({shelf.explained for shelf in some})
+    return f"{'up to ' if len(counts) > 1 else ''}{counts[-1]:,}"
 
 
 def _row(shelf: Shelf, href: str, entry: Entry | None) -> Row:

@@ -1,7 +1,8 @@
-"""The search page: one box over tokens, words and texts; rules; and an example text, read by the model.
+"""The search page: one box over tokens, words, rules and texts; and an example text, read by the model.
 
-A text that is a token is looked for as one first, since who types ")" wants the feature that fires on it; below come
-latents whose explanation, tokens or label hold the words, and the held-out texts that hold them.
+A text that is a token or names one is looked for as one first, since who types ")" or "closing bracket" wants the
+feature that fires on it; below come latents whose explanation, tokens or label hold the words, and the held-out texts
+that hold them. A text with a term of the rule language in it is a rule.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +13,14 @@ from ...errors import ConfigurationError
 from ...features.browsing import Shelf
 from ...features.card import Card
 from ...features.finding import LONGEST, FoundContext
-from ...features.rules import parse
+from ...features.punctuation import NAMES, named
+from ...features.rules import Term, mixed, parse
 from ...features.words import bare
 from ..explored import Explored
 from ..links import Links
 from ..query import Query, choice, text
 from ..rendering import Page
+from .asked import plain, spellings, written
 from .brief import Brief, Briefs, precedence
 from .quotation import Quotation, quotation
 
@@ -37,7 +40,8 @@ _CANDIDATES = 400
 """Latents that a token is looked up for before those of baselines are put last."""
 _TEXTS, _FEW_TEXTS, _LATENTS_OF_TEXT = 20, 6, 4
 _WILD = {"*", "?"}
-_WRITTEN = {"⏎": "\n", "␣": " ", "·": " ", "\\n": "\n", "\\t": "\t"}
+_BY_SHARE = "By the share of their activation that falls on it; autoencoders before baselines."
+_BY_PLACE = "In their best label, among their tokens, or in their explanation; in this order."
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,15 @@ class FoundText:
 
 @dataclass(frozen=True)
 class Group:
-    """Latents of one kind: the first ones, and those folded away."""
+    """Latents of one kind: the first ones, and those folded away. `tokens` stand behind the heading, and their name."""
 
     anchor: str
     heading: str
     note: str
     first: tuple[Brief, ...]
     more: tuple[Brief, ...]
+    tokens: tuple[str, ...] = ()
+    name: str = ""
 
 
 def search_page(explored: Explored, links: Links, query: Query) -> Page:
@@ -85,6 +91,7 @@ def search_page(explored: Explored, links: Links, query: Query) -> Page:
         "groups": [],
         "texts": [],
         "complaint": None,
+        "ruled": by == "rule",
         "data": search.client_data(served),
         "few_texts": _FEW_TEXTS,
         "example_address": links.latent("SLUG", 0).removesuffix("0") + "NUMBER" if links.live else "",
@@ -125,73 +132,85 @@ class _Search:
         """Values for the template, by the kind of search."""
         if not given or by == "example":
             return {}
-        if by == "rule":
-            return self._by_rule(given)
         if by == "context":
             return {"texts": self._texts(given, _TEXTS)}
-        return self._by_words(given)
+        try:
+            terms = parse(given) if by == "rule" else mixed(given)
+            return self._by_rule(terms) if terms else self._by_words(given)
+        except ConfigurationError as error:
+            # A text with a colon in it may be no rule after all.
+            return {**(self._by_words(given) if by == "words" else {}), "complaint": str(error)}
 
     def _by_words(self, given: str) -> dict[str, Any]:
-        on_token = self._on_token(given)
-        seen = {(card.dictionary, card.latent) for card, _ in on_token}
-        # A text without a word would be looked for as a token again.
-        worded = any(map(str.isalnum, given))
-        holding = self._all(self._browser.by_words, given) if worded else []
-        others = [card for card in self._first(holding) if (card.dictionary, card.latent) not in seen]
-        groups = []
-        if on_token:
-            note = "By the share of their activation that falls on it; autoencoders before baselines."
-            briefs = [self._briefs.brief(card, share=share) for card, share in on_token]
-            groups.append(_group("tokens", "Fire on this token", note, briefs))
-        if others:
-            note = "In their explanation, among their tokens, or in their best label."
-            briefs = [self._briefs.brief(card) for card in others[:_FETCHED]]
-            groups.append(
-                _group("words", "Hold these words" if not on_token else "Also hold these words", note, briefs)
-            )
+        groups, seen = [], set[tuple[int, int]]()
+
+        def add(found: Sequence[tuple[Card, float | None]], *about: Any) -> None:
+            new = [(card, share) for card, share in found if (card.dictionary, card.latent) not in seen][:_FETCHED]
+            seen.update((card.dictionary, card.latent) for card, _ in new)
+            if new:
+                briefs = [self._briefs.brief(card, share=share) for card, share in new]
+                groups.append(_group(briefs, *about))
+
+        tokens = named(given)
+        spelling, on_token = self._on_token(given)
+        if set(tokens) - {spelling}:
+            add(self._on_name(tokens), "tokens", "Fire on", _BY_SHARE, tokens, given.strip())
+        add(on_token, "literal" if groups else "tokens", "Fire on", _BY_SHARE, (spelling,))
+        # A text without a word would be looked for as a token again, and a pattern is one of tokens.
+        worded = any(map(str.isalnum, given)) and not (on_token and _WILD & set(spelling))
+        holding = self._first(self._all(self._browser.by_words, given)) if worded else []
+        heading = "Also hold these words" if groups else "Hold these words"
+        add([(card, None) for card in holding], "words", heading, _BY_PLACE)
         return {"groups": groups, "texts": self._texts(given, _FEW_TEXTS)}
 
-    def _on_token(self, given: str) -> list[tuple[Card, float]]:
-        """Latents by the share of their activation on a token, autoencoders first."""
+    def _on_name(self, tokens: tuple[str, ...]) -> list[tuple[Card, float | None]]:
+        """Latents by the share of their activation on tokens that have a name, autoencoders first."""
+        return self._by_share([Term("token", ":", tokens)], _CANDIDATES)
+
+    def _on_token(self, given: str) -> tuple[str, list[tuple[Card, float | None]]]:
+        """The spelling of a token that is one, and latents by the share of their activation on it, likewise."""
         if len(given) > LONGEST and _WILD & set(given):
-            return []
+            return given, []
         for spelling in spellings(given):
-            # A pattern may stand for hundreds of tokens, each of which is looked up.
-            limit = 2 * _FETCHED if _WILD & set(spelling) else _CANDIDATES
-            found = [each for scope in self._scopes for each in self._browser.by_token(spelling, scope, limit=limit)]
+            # A pattern may stand for hundreds of tokens.
+            found = self._by_share(
+                [Term("token", ":", spelling)], 2 * _FETCHED if _WILD & set(spelling) else _CANDIDATES
+            )
             if set(spelling) <= _WILD:  # a question mark that is looked for is meant as one
                 found = [(card, part) for card, part in found if spelling in map(bare, dict(card.tokens))]
             if found:
-                found.sort(key=lambda pair: (self._rank[pair[0].dictionary], -pair[1]))
-                return found[:_FETCHED]
-        return []
+                return spelling, found
+        return given, []
 
-    def _by_rule(self, given: str) -> dict[str, Any]:
-        try:
-            parse(given)
-            found = self._all(self._browser.by_rule, given)
-        except ConfigurationError as error:
-            return {"complaint": str(error)}
-        briefs = [self._briefs.brief(card) for card in self._first(found)]
-        note = "All terms hold for each of them."
-        return {"groups": [_group("rule", "Latents of this rule", note, briefs, len(briefs))] if briefs else []}
+    def _by_share(self, terms: Sequence[Term], limit: int) -> list[tuple[Card, float | None]]:
+        found = [each for scope in self._scopes for each in self._browser.by_terms(terms, scope, limit=limit)]
+        return sorted(found, key=lambda pair: (self._rank[pair[0].dictionary], -(pair[1] or 0.0)))
+
+    def _by_rule(self, terms: list[Term]) -> dict[str, Any]:
+        found = self._by_share(terms, 2 * _FETCHED)
+        briefs = [self._briefs.brief(card, share=share) for card, share in found]
+        on_tokens = any(term.key == "token" for term in terms)
+        first = "The largest share of their activation on these tokens" if on_tokens else "The best explained"
+        note = f"All of this holds for each of them: {', '.join(map(written, terms))}. {first} first, and autoencoders."
+        many = len(briefs) == 2 * _FETCHED
+        group = _group(briefs, "rule", "The first latents of this rule" if many else "Latents of this rule", note)
+        return {"groups": [group] if briefs else [], "ruled": True}
 
     def _texts(self, given: str, limit: int) -> list[FoundText]:
-        found = self._browser.contexts_with(plain(given), limit=limit)
+        """Of all dictionaries, autoencoders alone, where there are any: baselines would crowd them out."""
+        best = min(self._rank.values(), default=0)
+        chosen = [number for number, rank in self._rank.items() if rank == best]
+        among = chosen if self._chosen is None else [self._chosen.id]
+        found = self._browser.contexts_with(plain(given), limit=limit, dictionaries=among)
         return [self._text(each, given) for each in found]
 
     def _text(self, found: FoundContext, given: str) -> FoundText:
-        latents = [(card, code) for card, code in found.latents if self._holds(card)]
-        latents.sort(key=lambda pair: (self._rank[pair[0].dictionary], -relative(*pair)))
+        latents = sorted(found.latents, key=lambda pair: -relative(*pair))
         briefs = tuple(self._briefs.brief(card, code=code) for card, code in latents[:_LATENTS_OF_TEXT])
         return FoundText(quotation(found.text, plain(given)), found.split, found.document, briefs)
 
     def _all(self, look: Callable[..., list[Card]], given: str) -> list[Card]:
         return [card for scope in self._scopes for card in look(given, scope, limit=2 * _FETCHED)]
-
-    def _holds(self, card: Card) -> bool:
-        chosen = self._chosen
-        return card.dictionary in self._rank if chosen is None else card.dictionary == chosen.id
 
     def _first(self, cards: Sequence[Card]) -> list[Card]:
         """Autoencoders first, each kind in the order it was found in."""
@@ -202,6 +221,7 @@ class _Search:
         if served:
             return {}
         return {
+            "names": NAMES,
             "dictionaries": [
                 {
                     "slug": slug,
@@ -212,7 +232,7 @@ class _Search:
                     "latent": self._links.latent(slug, 0),
                 }
                 for slug, shelf, rank in self.choices()
-            ]
+            ],
         }
 
 
@@ -221,28 +241,7 @@ def relative(card: Card, code: float) -> float:
     return code / card.maximum if card.maximum > 0 else 0.0
 
 
-def plain(given: str) -> str:
-    """What is meant by a text in which white space is written as pages show it.
-
-    >>> plain("⏎"), plain("·word"), plain(" the ")
-    ('\\n', ' word', ' the ')
-    """
-    for written, meant in _WRITTEN.items():
-        given = given.replace(written, meant)
-    return given
-
-
-def spellings(given: str) -> list[str]:
-    """The tokens to look for, the first that is found counts: as it is given, then in other cases.
-
-    White space around a token is no part of it, unless there is nothing else.
-
-    >>> spellings("The"), spellings(" ) ")
-    (['The', 'the', 'THE'], [')'])
-    """
-    token = bare(plain(given))
-    return list(dict.fromkeys([token, token.lower(), token.capitalize(), token.upper()]))
-
-
-def _group(anchor: str, heading: str, note: str, briefs: Sequence[Brief], open_ones: int = _OPEN) -> Group:
-    return Group(anchor, heading, note, tuple(briefs[:open_ones]), tuple(briefs[open_ones:]))
+def _group(
+    briefs: Sequence[Brief], anchor: str, heading: str, note: str, tokens: tuple[str, ...] = (), name: str = ""
+) -> Group:
+    return Group(anchor, heading, note, tuple(briefs[:_OPEN]), tuple(briefs[_OPEN:]), tokens, name)
