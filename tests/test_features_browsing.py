@@ -13,7 +13,6 @@ from sparsescope.bench.explored_latents import Block
 from sparsescope.bench.explored_run import fragments_of, make_run, planted_pairs, world_of
 from sparsescope.bench.explored_world import World
 from sparsescope.errors import ConfigurationError
-from sparsescope.features.affirming import affirmed
 from sparsescope.features.browsing import Chosen, FeatureBrowser
 from sparsescope.features.card import SORTABLE, Card, Detail
 from sparsescope.features.card_columns import SHOWN
@@ -21,8 +20,9 @@ from sparsescope.features.cards import put_cards
 from sparsescope.features.database import FeatureDatabase
 from sparsescope.features.fragments import LENGTH
 from sparsescope.features.overview import SINGLE, overview_of
-from sparsescope.features.punctuation import named
-from sparsescope.features.rules import mixed, parse
+from sparsescope.features.searching.affirming import affirmed
+from sparsescope.features.searching.punctuation import named
+from sparsescope.features.searching.rules import mixed, parse
 
 LATENTS = 120
 

@@ -16,14 +16,15 @@ from jaxtyping import Int64
 from typing_extensions import Self
 
 from ..errors import ConfigurationError, StorageError
-from . import finding, holding, matched, ruling, showing
+from . import matched, showing
 from .blobs import unpack_flags, unpack_integers, unpack_json
 from .card import Card, Detail, Histogram, card_id
 from .card_columns import TYPES, chosen_latents
 from .overview import Overview
 from .reading import FeatureReader, StoredExplanation, StoredLatent, StoredScore
-from .rules import Term, parse
 from .schema import connect_to_read, damaged
+from .searching import finding, holding, ruling
+from .searching.rules import Term, parse
 from .showing import Shown
 
 __all__ = ["Chosen", "FeatureBrowser", "Shelf", "Shown"]

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ConfigurationError
-from .affirming import affirmed
 from .blobs import pack_codes, pack_flags, pack_integers, pack_json, unpack_codes
 from .card import BINS, DENSE, Card, Detail, Histogram, card_id, cards_of
 from .card_columns import put_columns
 from .matched import TYPES
 from .overview import overview_of
-from .words import bare, storable
+from .searching.affirming import affirmed
+from .searching.words import bare, storable
 
 if TYPE_CHECKING:  # the database needs torch, and who only reads must not
     from .database import FeatureDatabase

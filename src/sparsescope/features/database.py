@@ -30,8 +30,8 @@ from .gathering import Drawn, Gathered
 from .ratings import Ratings
 from .reading import FeatureReader
 from .schema import connect, damaged
+from .searching.words import storable
 from .statistics import Ranked, Statistics
-from .words import storable
 
 KINDS = ("top", "active", "random")
 _TEXTS = 512  # fragments whose text is made at a time

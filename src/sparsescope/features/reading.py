@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from ..errors import ConfigurationError, suggest
 from .blobs import unpack_codes, unpack_integers, unpack_json
-from .words import plain, query_of
+from .searching.words import plain, query_of
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@
     return `${Number(fixed(points, 1 - power))}%`;
   }
 
-  // The filter, read as features/rules.py reads it: conditions, and words for what is none.
+  // The filter, read as features/searching/rules.py reads it: conditions, and words for what is none.
   const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?$/;
   const unquoted = (value) => (value.length > 1 && value.startsWith('"') && value.endsWith('"')
     ? value.slice(1, -1).replace(/\\(.)/gs, (_, escaped) => ({ n: "\n", t: "\t" })[escaped] ?? escaped) : value);

@@ -1,7 +1,7 @@
 """What is typed into the search box, as it is meant; and the rule that is made of it, in words."""
 
-from ...features.rules import Term, texts_of
-from ...features.words import bare
+from ...features.searching.rules import Term, texts_of
+from ...features.searching.words import bare
 from ..rendering import token_text
 
 _WRITTEN = {"⏎": "\n", "␣": " ", "·": " ", "\\n": "\n", "\\t": "\t"}

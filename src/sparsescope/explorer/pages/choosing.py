@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from ...errors import ConfigurationError
 from ...features.browsing import Chosen
-from ...features.rules import UNDERSTOOD, Term, read
-from ...features.ruling import SETS
+from ...features.searching.rules import UNDERSTOOD, Term, read
+from ...features.searching.ruling import SETS
 from ..query import Query, choice, integer, text
 
 SORTS = ("latent", "density", "maximum", "entropy", "score", "f1", "effect")

@@ -2,7 +2,7 @@
 
 Latents are paired so that the sum of the cosines of their directions is largest. A latent counts as shared where its
 pair has a cosine of at least 0.7 (or 0.9), and as only here where it has no pair or one below 0.5. Dead latents count
-as neither, and a pair that one of them is in is left out.
+as neither; a latent that is paired with a dead one has no pair.
 """
 
 import shlex

@@ -12,10 +12,10 @@ from typing import Any
 from ...errors import ConfigurationError
 from ...features.browsing import Shelf
 from ...features.card import Card
-from ...features.finding import LONGEST, FoundContext
-from ...features.punctuation import NAMES, named
-from ...features.rules import Term, mixed, parse
-from ...features.words import bare
+from ...features.searching.finding import LONGEST, FoundContext
+from ...features.searching.punctuation import NAMES, named
+from ...features.searching.rules import Term, mixed, parse
+from ...features.searching.words import bare
 from ..explored import Explored
 from ..links import Links
 from ..query import Query, choice, text

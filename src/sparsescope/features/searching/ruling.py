@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
-from .card import LABELLED, Card, card_id, cards_of
-from .card_columns import best_latents
+from ...errors import ConfigurationError
+from ..card import LABELLED, Card, card_id, cards_of
+from ..card_columns import best_latents
 from .finding import CARD, glob, listed, tokens_of
 from .holding import having
 from .rules import Term, texts_of
 from .words import query_of
 
 if TYPE_CHECKING:
-    from .browsing import FeatureBrowser
+    from ..browsing import FeatureBrowser
 
 TOKENS = 1_000
 """A rule's pattern may stand for so many different tokens."""

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .card import LABELLED, Card, cards_of
+from ..card import LABELLED, Card, cards_of
 from .finding import CARD, LONGEST, by_token, by_tokens
 from .words import bare, plain, query_of, storable
 
 if TYPE_CHECKING:
-    from .browsing import FeatureBrowser
+    from ..browsing import FeatureBrowser
 
 RANKED = 4_000
 """Of more latents with the same words, the first so many are ranked."""

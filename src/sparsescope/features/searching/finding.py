@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigurationError
-from .card import Card
-from .card_schema import SHIFT
+from ...errors import ConfigurationError
+from ..card import Card
+from ..card_schema import SHIFT
 from .words import bare, plain, query_of, storable
 
 if TYPE_CHECKING:
-    from .browsing import FeatureBrowser
+    from ..browsing import FeatureBrowser
 
 LATENTS = 12
 """So many latents are given for a context."""

@@ -14,8 +14,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..errors import ConfigurationError, suggest
-from .card import SORTABLE
+from ...errors import ConfigurationError, suggest
+from ..card import SORTABLE
 from .punctuation import named
 
 TEXTS = ("token", "label", "words", "dictionary", "method", "site")
