@@ -15,7 +15,7 @@ demo: $(VENV)/ready
 	$(BIN)/sparsescope demo --out runs/demo --resume
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

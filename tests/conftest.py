@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes with two threads each on two cores would mostly wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SITE = "resid_post.1"
 WORDS = "the cat dog house river stone gave took walked said to from with quiet old red Mary John Anne"
 

@@ -79,12 +79,12 @@ class FaultServer:
         try:
             say = self._script(asked)
             self._closing.wait(say.hang)
-            self._send(handler, say)
-            if say.status == 200 and not say.cut:
-                self.answered.append(asked)
-        finally:
+        finally:  # before the answer goes out: whoever has it may ask again at once
             with self._lock:
                 self._now -= 1
+        self._send(handler, say)
+        if say.status == 200 and not say.cut:
+            self.answered.append(asked)
 
     def _send(self, handler: BaseHTTPRequestHandler, say: Say) -> None:
         data = say.body if isinstance(say.body, bytes) else json.dumps(say.body).encode()

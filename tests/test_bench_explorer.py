@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_paint_is_measured_in_a_browser(tmp_path: Path) -> None:
         pytest.skip(str(missing))
     page = tmp_path / "page.html"
     page.write_text("<p>hello</p>")
-    found = measure_paint(page.as_uri(), {"page": ""}, 1, page)
+    with ThreadPoolExecutor(1) as apart:  # the browser of other tests has an event loop running in this thread
+        found = apart.submit(measure_paint, page.as_uri(), {"page": ""}, 1, page).result()
     assert [(row["page"], row["cold"]["n"], row["warm"]["n"]) for row in found] == [("page", 1, 1)]
     assert all(0 < row[kind]["median"] < 5000 for row in found for kind in ("cold", "warm"))

@@ -34,6 +34,7 @@ class ImportOptions(Common):
         "which dictionary they are of (default: the run's only one, or that of the same name)", None, metavar="NAME"
     )
     model_id: str | None = option("what Neuronpedia calls the model", None, metavar="NAME")
+    out: str | None = option("also write what was stored, in numbers, to the file DIR/import.json", None, metavar="DIR")
     seed: int = option("taken by every command; nothing here is drawn at random", 0, metavar="N", least=0)
 
 
@@ -61,10 +62,13 @@ def run_the_export(options: ExportOptions, console: "Console", command: str) -> 
 
 def run_the_import(options: ImportOptions, console: "Console", command: str) -> None:
     """Store explanations, and say how many by which method."""
+    from ..artifact import write_json
     from ..study.exchanging import import_explanations
     from .console import table
 
     stored = import_explanations(options.run, options.files, dictionary=options.dictionary, model_id=options.model_id)
+    if options.out:
+        write_json(Path(options.out) / "import.json", {"run": options.run, **stored})
     rows = [[ascii(name)[1:-1], f"{count:,}"] for name, count in stored["explainers"].items()]
     left = f"\n{stored['empty']:,} without a text were left out" if stored["empty"] else ""
     console.result(

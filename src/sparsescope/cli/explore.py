@@ -34,6 +34,7 @@ class ExploreOptions(Common):
     model: str | None = option("where the model lies now, if elsewhere than the run says", None, metavar="NAME")
     live: bool = option("offer what needs the model: the prompt page, ablating, steering", True)
     open: bool = option("open the page in the web browser", False)
+    seed: int = option("taken by every command; nothing here is drawn at random", 0, metavar="N", least=0)
 
 
 def run_the_explorer(options: ExploreOptions, console: "Console", command: str) -> None:
