@@ -50,7 +50,7 @@ def test_counts_and_new_latents_are_those_of_the_planted_pairs(explored_run: Pat
             assert side.n_alone == len(living[mine] - close)
             shown = [brief.card for brief in side.shown]
             assert {card.latent for card in shown} <= living[mine] - close
-            assert len(shown) == min(24, side.n_alone)
+            assert len(shown) == min(12, side.n_alone)
             assert [c.effect for c in shown] == sorted((c.effect for c in shown), reverse=True)
 
 

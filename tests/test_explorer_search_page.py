@@ -141,7 +141,7 @@ def test_a_rule_is_read_in_the_search_of_words(mixed: Explored) -> None:
     assert html.count('class="found"') == len(chosen)
     # A pattern in the box is the rule of that pattern.
     pattern, rule = searched(mixed, q="word5*"), searched(mixed, q="token:word5*")
-    assert found(pattern, "tokens") == found(rule, "rule")[:48] != []
+    assert found(pattern, "tokens") == found(rule, "rule")[:24] != []
     nothing = search_page(mixed, ServedLinks(), query={"q": "score>=0.3 score<0.2"})
     assert "No latent satisfies this rule." in render(nothing, mixed, ServedLinks(), "t")
 
@@ -166,12 +166,12 @@ def test_words_rules_and_texts_against_brute_force(mixed: Explored) -> None:
     chosen = [
         key
         for key, card in cards.items()
-        if card.density < 0.05 and card.effect is not None and card.effect > 0.3 and card.score is not None
+        if card.density < 0.05 and card.effect is not None and card.effect > 0.6 and card.score is not None
     ]
-    values = searched(mixed, by="rule", q="density<0.05 effect>0.3 score>-2")
+    values = searched(mixed, by="rule", q="density<0.05 effect>0.6 score>-2")
     scores = {key: cards[key].score or 0.0 for key in chosen}
     assert found(values, "rule") == sorted(chosen, key=lambda key: (order[key[0]], -scores[key], key))
-    only = searched(mixed, by="rule", q="density<0.05 effect>0.3 score>-2", dictionary=mixed.slug(2))
+    only = searched(mixed, by="rule", q="density<0.05 effect>0.6 score>-2", dictionary=mixed.slug(2))
     assert {dictionary for dictionary, _ in found(only, "rule")} == {2}
     texts = searched(mixed, by="context", q="London Paris")["texts"]
     assert texts

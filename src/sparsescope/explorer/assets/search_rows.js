@@ -6,7 +6,7 @@
   if (!place) return;
   const { dictionaries, names } = JSON.parse(place.textContent);
   const [LATENT, DENSITY, , , SCORE, F1, EFFECT, EXPLANATION, LABEL, TOKENS] = Array(10).keys();
-  const MOST = 48;
+  const MOST = 24;
   const LABELLED = 0.05; // as features/card.py: below this F1 a label is chance
   const form = document.getElementById("asking");
   const state = document.getElementById("searching");

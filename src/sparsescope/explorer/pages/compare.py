@@ -27,7 +27,7 @@ from .offers import offers, prepared_by_site
 SHARED = (0.9, 0.7)
 ALONE = 0.5
 """Cosines from which a pair counts as shared, and below which each of its latents is only in its own dictionary."""
-_ROWS, _ALONE = 50, 24
+_ROWS, _ALONE = 25, 12
 _Z = 1.959964
 """The normal distribution's 97.5% quantile."""
 

@@ -34,7 +34,7 @@ EXAMPLES = (
     ("effect>0.1 method:topk", "moves the next token, in dictionaries of one method"),
 )
 SUGGESTIONS = (")", "the", "⏎", "(", "bracket", "capital")
-_FETCHED, _OPEN = 48, 12
+_FETCHED, _OPEN = 24, 12
 """Latents of one kind that are fetched, and those shown before the rest is folded away."""
 _CANDIDATES = 400
 """Latents that a token is looked up for before those of baselines are put last."""
