@@ -121,7 +121,7 @@ def make_app(explored: Explored, guard: Guard, lab: "Lab | None" = None) -> App:
 
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=2)],
         exception_handlers={404: missing, 405: missing, Exception: broken},
     )
     app.router.redirect_slashes = False  # an address is right or wrong
