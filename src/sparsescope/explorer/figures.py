@@ -33,7 +33,7 @@ def density_scatter(
 
     The x axis ends where the points do; what lies beyond DENSE is shaded if anything does. With `root` the y axis
     goes by the square root, for values of at least 0 with a long tail. Points cannot be reached by the tabulator key
-    (there may be 1,500) unless a script lets arrow keys go on from one; the table on the page has the same links.
+    (there may be 1,000) unless a script lets arrow keys go on from one; the table on the page has the same links.
 
     >>> drawn = density_scatter([(-2.0, 0.5, 7, 1)], "score", (0.0, 1.0), lambda latent: f"/latent/{latent}")
     >>> '<a href="/latent/7"' in drawn and "latent 7: active on 1% of tokens, score 0.500" in drawn

@@ -8,9 +8,9 @@ import numpy as np
 
 SCATTERS = ("score", "f1", "effect")
 """What can be drawn against density."""
-SINGLE = 1_500
+SINGLE = 1_000
 """So many latents are points of their own; more are gathered in the cells of a grid."""
-_COLUMNS, _ROWS = 48, 30
+_COLUMNS, _ROWS = 36, 22
 
 Point = tuple[float, float, int, int]
 """log10 of the density, value, a latent, and how many latents are meant."""
