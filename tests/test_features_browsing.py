@@ -326,6 +326,8 @@ def check_contexts(browser: FeatureBrowser, world: World, truth: list[Card]) -> 
         n for n, t in enumerate(texts) if ") (" in t
     }
     assert browser.contexts_with("  ") == []
+    of_one = browser.contexts_with("paris", 1000, [2])  # of twelve latents each, all are of the one asked for
+    assert {card.dictionary for each in of_one for card, _ in each.latents} == {2}
 
 
 def test_matches_overviews_and_shelves_are_what_was_put(browser: FeatureBrowser, truth: list[Card]) -> None:

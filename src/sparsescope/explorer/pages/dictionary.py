@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from ...features.browsing import FeatureBrowser, Shelf
-from ...features.card import Card
+from ...features.card import LABELLED, Card
 from ...features.overview import Overview
 from ...report.charts import colour
 from ...report.words import Entry, kind
@@ -49,8 +49,6 @@ COLUMNS = (
 FACTS = ("l0", "fvu", "ce_recovered", "shrinkage")
 JUDGED = ("corpus_rho", "excess", "context_gain", "detection", "fuzzing")
 """What is told of the dictionary, and of its explanations: keys of the report and of `TERMS`."""
-LABELLED = 0.05
-"""The F1 from which a label is shown as what a latent stands for; below, it is chance."""
 
 
 @dataclass(frozen=True)
